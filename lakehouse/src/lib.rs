@@ -1,0 +1,28 @@
+//! The lakehouse: Iceberg tables read and written by DataFusion plans.
+//!
+//! Data's way through the crate: `catalog` finds a table, `scan` plans its files, `write` turns rows into Parquet data
+//! files on executors, `commit` makes those files a snapshot. `sql` drives the four from statements.
+//!
+//! Only this crate names `iceberg`; its arrow 58 types never leave it.
+
+pub mod catalog;
+pub mod codec;
+pub mod commit;
+pub mod exec;
+pub mod scan;
+pub mod sql;
+pub mod store;
+pub mod table;
+pub mod write;
+
+mod err;
+mod ident;
+mod lakehouse;
+
+pub use catalog::{CreateTable, PartitionFieldDef, SqlCatalog};
+pub use commit::{CommitOptions, CommitOutcome, Decision, TableChange, Transaction};
+pub use ident::TableIdent;
+pub use lakehouse::Lakehouse;
+pub use store::StoreRegistry;
+pub use table::{SnapshotInfo, Table};
+pub use write::{DataFileInfo, DataFileWriter, WriteSpec};

@@ -1,0 +1,20 @@
+//! Rows to data files: `WriteSpec` says how, `DataFileWriter` does it on an executor, `IcebergWriteExec` puts it into a
+//! plan. Nothing here commits: the files are invisible until `commit` makes them a snapshot.
+
+mod data_file;
+mod exec;
+mod footer;
+mod partition;
+mod plan;
+mod spec;
+pub mod transform;
+mod writer;
+
+pub use data_file::DataFileInfo;
+pub use exec::{IcebergWriteExec, data_file_schema};
+pub use plan::{IcebergWriteNode, IcebergWritePlanner};
+pub use spec::{
+    COMPRESSION_CODEC, COMPRESSION_LEVEL, DATA_PATH, FANOUT_MAX, ROW_GROUP_LIMIT, ROW_GROUP_SIZE, TARGET_FILE_SIZE,
+    WriteSpec,
+};
+pub use writer::DataFileWriter;

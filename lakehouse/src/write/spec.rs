@@ -1,0 +1,112 @@
+//! What a writer must know about its table: everything an executor needs, with no catalog at hand.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::SchemaRef;
+use chainalytics_common::Result;
+use iceberg::spec::{PartitionSpec, Schema};
+use serde::{Deserialize, Serialize};
+
+use crate::err;
+use crate::table::{Table, arrow_schema};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Property: data file size to aim at, bytes (default 512 MiB, Iceberg's own).
+pub const TARGET_FILE_SIZE: &str = "write.target-file-size-bytes";
+/// Property: Parquet codec: `zstd` (default), `snappy`, `gzip`, `lz4`, `uncompressed`.
+pub const COMPRESSION_CODEC: &str = "write.parquet.compression-codec";
+/// Property: level of the codec (zstd: 3).
+pub const COMPRESSION_LEVEL: &str = "write.parquet.compression-level";
+/// Property: row group size to aim at, encoded bytes.
+pub const ROW_GROUP_SIZE: &str = "write.parquet.row-group-size-bytes";
+/// Property: rows after which a row group is closed whatever its size.
+pub const ROW_GROUP_LIMIT: &str = "write.parquet.row-group-limit";
+/// Property: base URI of data files instead of `<table location>/data`.
+pub const DATA_PATH: &str = "write.data.path";
+/// Property: files one task keeps open, one per partition value; the least recently used is closed beyond.
+pub const FANOUT_MAX: &str = "write.fanout.max-open-files";
+
+/// Plan of a table's data files, fixed at planning time. Serialises into physical plans.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
+pub struct WriteSpec {
+    /// Table name, for messages and metrics.
+    pub table: String,
+    /// Base URI of data files.
+    pub data_location: String,
+    /// Iceberg schema, JSON.
+    pub schema_json: String,
+    /// Iceberg partition spec, JSON.
+    pub partition_spec_json: String,
+    /// Sort order that the plan's rows are in; `None` when unsorted.
+    pub sort_order_id: Option<i32>,
+    /// File size to aim at, bytes.
+    pub target_file_size_bytes: u64,
+    /// Row group size to aim at, encoded bytes.
+    pub row_group_size_bytes: u64,
+    /// Rows of a row group at most.
+    pub row_group_rows_max: u64,
+    /// Parquet codec name.
+    pub compression: String,
+    /// Codec level, where the codec has one.
+    pub compression_level: Option<i32>,
+    /// Open files of one task at most.
+    pub open_files_max: usize,
+    /// Encoded bytes that one task buffers over all its open files before it flushes the largest row group.
+    pub buffer_bytes_max: u64,
+    /// Iceberg format version.
+    pub format_version: u8,
+    /// Table properties with the prefix `write.`.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl WriteSpec {
+    /// Spec of the table's current schema, default partition spec and properties.
+    pub fn from_table(table: &Table) -> Result<Self> {
+        let metadata = table.metadata();
+        let number = |key: &str, default: u64| table.property(key).and_then(|v| v.parse().ok()).unwrap_or(default);
+        let data_location = match table.property(DATA_PATH) {
+            Some(path) => path.trim_end_matches('/').to_owned(),
+            None => format!("{}/data", table.location().trim_end_matches('/')),
+        };
+        Ok(Self {
+            table: table.ident().to_string(),
+            data_location,
+            schema_json: json(metadata.current_schema().as_ref())?,
+            partition_spec_json: json(metadata.default_partition_spec().as_ref())?,
+            sort_order_id: None,
+            target_file_size_bytes: number(TARGET_FILE_SIZE, 512 * MIB).max(MIB),
+            row_group_size_bytes: number(ROW_GROUP_SIZE, 128 * MIB).max(MIB),
+            row_group_rows_max: number(ROW_GROUP_LIMIT, 1_048_576).max(1024),
+            compression: table.property(COMPRESSION_CODEC).unwrap_or("zstd").to_ascii_lowercase(),
+            compression_level: table.property(COMPRESSION_LEVEL).and_then(|level| level.parse().ok()),
+            open_files_max: usize::try_from(number(FANOUT_MAX, 64)).unwrap_or(64).clamp(1, 1024),
+            buffer_bytes_max: 256 * MIB,
+            format_version: table.format_version(),
+            properties: table
+                .properties()
+                .iter()
+                .filter(|(key, _)| key.starts_with("write."))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+        })
+    }
+
+    /// Schema that written batches are cast to, with field ids.
+    pub fn arrow_schema(&self) -> Result<SchemaRef> {
+        Ok(std::sync::Arc::new(arrow_schema::to_arrow(&self.iceberg_schema()?)?))
+    }
+
+    pub(crate) fn iceberg_schema(&self) -> Result<Schema> {
+        serde_json::from_str(&self.schema_json).map_err(|e| err::internal(format!("write spec's schema: {e}")))
+    }
+
+    pub(crate) fn partition_spec(&self) -> Result<PartitionSpec> {
+        serde_json::from_str(&self.partition_spec_json)
+            .map_err(|e| err::internal(format!("write spec's partition spec: {e}")))
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| err::internal(format!("metadata does not serialise: {e}")))
+}
