@@ -22,6 +22,7 @@ mod query;
 mod run;
 
 pub mod from_ballista;
+pub mod redact;
 
 pub use cluster::{ClusterInfo, ClusterMode, ExecutorCounts, ExecutorInfo, LeaseState, MemoryUse, SlotUse};
 pub use page::{ErrorBody, LIMIT_DEFAULT, LIMIT_MAX, ListParams, LogPage, Page};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PlanEdge, PlanNode};
+use crate::{ListParams, PlanEdge, PlanNode};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -99,6 +99,16 @@ pub struct QuerySummary {
     /// Rows of the result, once known.
     pub output_rows: Option<u64>,
     pub error: Option<String>,
+}
+
+impl QuerySummary {
+    /// Whether the list's filters let this query through.
+    pub fn matches(&self, params: &ListParams) -> bool {
+        let wanted_run = params.run_id.as_deref().filter(|run_id| !run_id.is_empty());
+        params.wants_state(self.state.as_str())
+            && wanted_run.is_none_or(|run_id| self.run_id.as_deref() == Some(run_id))
+            && params.wants_text(&[&self.job_id, &self.label, self.run_id.as_deref().unwrap_or_default()])
+    }
 }
 
 /// One query, `GET /api/v1/queries/{job_id}`. The summary's fields stand beside these.

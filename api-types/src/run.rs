@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::QuerySummary;
+use crate::{ListParams, QuerySummary};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -103,6 +103,15 @@ pub struct RunSummary {
     pub progress: Option<RunProgress>,
     pub error: Option<RunError>,
     pub queries_total: u64,
+}
+
+impl RunSummary {
+    /// Whether the list's filters let this run through.
+    pub fn matches(&self, params: &ListParams) -> bool {
+        params.wants_state(self.state.as_str())
+            && params.job.as_deref().is_none_or(|job| job.is_empty() || job == self.job)
+            && params.wants_text(&[&self.run_id, &self.name, &self.job, &self.user])
+    }
 }
 
 /// One run, `GET /api/v1/runs/{run_id}`. The summary's fields stand beside these.

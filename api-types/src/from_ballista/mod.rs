@@ -12,12 +12,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::redact::redact;
 use crate::{
     PlanEdge, PlanNode, QueryDetail, QueryState, QuerySummary, StageDetail, StageState, TaskDetail, TaskState, Validity,
 };
-
-/// Shown instead of a secret.
-pub const REDACTED: &str = "[redacted]";
 
 /// What Ballista's bodies do not hold and the caller may know.
 #[derive(Debug, Clone, Default)]
@@ -92,27 +90,6 @@ pub fn query_detail(job: &Value, stages: &Value, hints: &Hints) -> QueryDetail {
         physical_plan: text(job, "physical_plan"),
         config: redact(&hints.config),
     }
-}
-
-/// Hides the values of keys that look like secrets.
-pub fn redact(config: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    config
-        .iter()
-        .map(|(key, value)| {
-            let shown = if is_secret_key(key) && !value.is_empty() { REDACTED } else { value };
-            (key.clone(), shown.to_owned())
-        })
-        .collect()
-}
-
-/// Whether a configuration key names a secret.
-pub fn is_secret_key(key: &str) -> bool {
-    let key = key.to_lowercase().replace(['-', '_'], ".");
-    ["password", "passwd", "secret", "credential", "access.key", "private.key", "api.key", "sasl.jaas", "auth.token", "session.token"]
-        .iter()
-        .any(|needle| key.contains(needle))
-        || key.ends_with(".token")
-        || key == "token"
 }
 
 fn stage_detail(stage: &Value, rendered: &BTreeMap<u32, plan_text::RenderedStage>, hints: &Hints) -> Option<StageDetail> {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::redact::REDACTED;
 
 const STAGE_PLAN: &str = "ExecutionGraph[job_id=j, session_id=s, available_tasks=0, is_successful=true]\n\
 =========SuccessfulStage[stage_id=1.0, partitions=4]=========\n\
