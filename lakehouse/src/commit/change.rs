@@ -1,0 +1,180 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::FieldRef;
+use chainalytics_common::Result;
+
+use crate::ident::TableIdent;
+use crate::table::Table;
+use crate::write::DataFileInfo;
+
+/// Verdict of a validator about a freshly loaded table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Go on.
+    Commit,
+    /// The table already holds this change; leave it alone and report success.
+    AlreadyCommitted,
+    /// The table holds something that contradicts this change; fail for good, with this reason.
+    Conflict(String),
+}
+
+/// Runs against every freshly loaded version of a table before the change is built on it.
+pub type Validator = Arc<dyn Fn(&Table) -> Result<Decision> + Send + Sync>;
+
+/// Says whether a file that someone else added could hold rows that this change should have seen.
+pub type FileFilter = Arc<dyn Fn(&DataFileInfo) -> bool + Send + Sync>;
+
+/// What an overwrite must not have missed.
+#[derive(Clone)]
+pub enum ConflictCheck {
+    /// Files added since the base snapshot are kept unseen; only a removed file that is gone conflicts.
+    Snapshot,
+    /// Any file added since the base snapshot that the filter accepts (every file without a filter) conflicts.
+    Serializable(Option<FileFilter>),
+}
+
+/// What happens to the table's data files.
+#[derive(Clone)]
+pub(super) enum FileChange {
+    Append { added: Vec<DataFileInfo> },
+    Overwrite { added: Vec<DataFileInfo>, removed: BTreeSet<String>, base: Option<i64>, check: ConflictCheck },
+    ReplaceAll { added: Vec<DataFileInfo> },
+    ReplacePartitions { added: Vec<DataFileInfo> },
+    Rewrite { added: Vec<DataFileInfo>, removed: BTreeSet<String>, base: i64 },
+}
+
+/// One table's part of a transaction.
+#[derive(Clone)]
+pub struct TableChange {
+    pub(super) ident: TableIdent,
+    pub(super) files: Option<FileChange>,
+    pub(super) add_columns: Vec<FieldRef>,
+    pub(super) set_properties: BTreeMap<String, String>,
+    pub(super) remove_properties: Vec<String>,
+    pub(super) expire_snapshots: Vec<i64>,
+    pub(super) summary: BTreeMap<String, String>,
+    pub(super) expected_snapshot: Option<Option<i64>>,
+    pub(super) validate: Option<Validator>,
+}
+
+impl fmt::Debug for TableChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableChange").field("ident", &self.ident).finish_non_exhaustive()
+    }
+}
+
+impl TableChange {
+    fn new(ident: TableIdent, files: Option<FileChange>) -> Self {
+        Self {
+            ident,
+            files,
+            add_columns: Vec::new(),
+            set_properties: BTreeMap::new(),
+            remove_properties: Vec::new(),
+            expire_snapshots: Vec::new(),
+            summary: BTreeMap::new(),
+            expected_snapshot: None,
+            validate: None,
+        }
+    }
+
+    /// Adds files. Rebases onto whatever others committed. With no files it still makes a snapshot, so that progress
+    /// (offsets, step) can be recorded.
+    pub fn append(ident: TableIdent, added: Vec<DataFileInfo>) -> Self {
+        Self::new(ident, Some(FileChange::Append { added }))
+    }
+
+    /// Takes out the files at `removed` (paths as the manifests spell them) and adds others, in one snapshot: delete,
+    /// update, merge and overwrite by filter. `base` is the snapshot that the caller's scan saw.
+    pub fn overwrite(
+        ident: TableIdent,
+        base: Option<i64>,
+        removed: impl IntoIterator<Item = String>,
+        added: Vec<DataFileInfo>,
+        check: ConflictCheck,
+    ) -> Self {
+        let removed = removed.into_iter().collect();
+        Self::new(ident, Some(FileChange::Overwrite { added, removed, base, check }))
+    }
+
+    /// Takes out everything that is live at commit time and adds `added`.
+    pub fn replace_all(ident: TableIdent, added: Vec<DataFileInfo>) -> Self {
+        Self::new(ident, Some(FileChange::ReplaceAll { added }))
+    }
+
+    /// Takes out all files of the partitions that `added` touches (dynamic partition overwrite).
+    pub fn replace_partitions(ident: TableIdent, added: Vec<DataFileInfo>) -> Self {
+        Self::new(ident, Some(FileChange::ReplacePartitions { added }))
+    }
+
+    /// Replaces files by others with the same rows (compaction). Files that others add meanwhile are untouched.
+    pub fn rewrite(
+        ident: TableIdent,
+        base: i64,
+        removed: impl IntoIterator<Item = String>,
+        added: Vec<DataFileInfo>,
+    ) -> Self {
+        Self::new(ident, Some(FileChange::Rewrite { added, removed: removed.into_iter().collect(), base }))
+    }
+
+    /// Changes schema, properties or the list of snapshots only.
+    pub fn metadata(ident: TableIdent) -> Self {
+        Self::new(ident, None)
+    }
+
+    /// Adds optional columns at the end of the schema.
+    #[must_use]
+    pub fn add_columns(mut self, columns: impl IntoIterator<Item = FieldRef>) -> Self {
+        self.add_columns.extend(columns);
+        self
+    }
+
+    /// Sets a table property.
+    #[must_use]
+    pub fn set_property(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.set_properties.insert(key.into(), value.into());
+        self
+    }
+
+    /// Removes a table property.
+    #[must_use]
+    pub fn remove_property(mut self, key: impl Into<String>) -> Self {
+        self.remove_properties.push(key.into());
+        self
+    }
+
+    /// Drops snapshots from the metadata. Their files stay: deleting what only they reached is the caller's part.
+    #[must_use]
+    pub fn expire_snapshots(mut self, snapshot_ids: impl IntoIterator<Item = i64>) -> Self {
+        self.expire_snapshots.extend(snapshot_ids);
+        self
+    }
+
+    /// Adds an entry to the snapshot's summary.
+    #[must_use]
+    pub fn with_summary(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.summary.insert(key.into(), value.into());
+        self
+    }
+
+    /// Fails with a conflict unless this is the current snapshot at commit time (`None`: the table has none).
+    #[must_use]
+    pub fn expect_snapshot(mut self, snapshot_id: Option<i64>) -> Self {
+        self.expected_snapshot = Some(snapshot_id);
+        self
+    }
+
+    /// Runs `validator` against every freshly loaded version of the table.
+    #[must_use]
+    pub fn validate(mut self, validator: impl Fn(&Table) -> Result<Decision> + Send + Sync + 'static) -> Self {
+        self.validate = Some(Arc::new(validator));
+        self
+    }
+
+    /// Table that this changes.
+    pub fn ident(&self) -> &TableIdent {
+        &self.ident
+    }
+}

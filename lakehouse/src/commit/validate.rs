@@ -1,0 +1,141 @@
+use std::collections::HashSet;
+
+use chainalytics_common::Result;
+use iceberg::spec::{ManifestContentType, ManifestStatus, Operation};
+
+use super::change::{ConflictCheck, Decision, FileChange, TableChange};
+use super::manifests::load_all;
+use super::{CommitOptions, RUN_ID_KEY, STEP_KEY};
+use crate::err;
+use crate::table::{SnapshotInfo, Table};
+use crate::write::DataFileInfo;
+
+/// Result of looking at a freshly loaded table, before anything is written.
+pub(super) enum Verdict {
+    Build,
+    AlreadyCommitted(Option<SnapshotInfo>),
+}
+
+/// Decides whether `change` may be built on `table`.
+///
+/// # Errors
+/// `CommitConflict` for good: another attempt would only find the same.
+pub(super) async fn validate(table: &Table, change: &TableChange, options: &CommitOptions) -> Result<Verdict> {
+    if let Some(done) = snapshot_of_step(table, options) {
+        return Ok(Verdict::AlreadyCommitted(Some(done)));
+    }
+    if let Some(validator) = &change.validate {
+        match validator(table)? {
+            Decision::Commit => {}
+            Decision::AlreadyCommitted => return Ok(Verdict::AlreadyCommitted(table.current_snapshot())),
+            Decision::Conflict(reason) => return Err(err::conflict(format!("table {}: {reason}", table.ident()))),
+        }
+    }
+    if let Some(expected) = change.expected_snapshot
+        && expected != table.current_snapshot_id()
+    {
+        return Err(err::conflict(format!(
+            "table {}: the current snapshot is {:?}, not {expected:?} as when this was planned",
+            table.ident(),
+            table.current_snapshot_id()
+        )));
+    }
+    match &change.files {
+        Some(FileChange::Overwrite { base, check, removed, .. }) => {
+            let check_deletes = !removed.is_empty();
+            refuse_unseen(table, *base, check, check_deletes).await?;
+        }
+        // Row-level deletes that arrived meanwhile keep applying: the rewritten files keep the base's sequence number.
+        // A position delete names a file, though, and would miss its rows in the new one.
+        Some(FileChange::Rewrite { base, .. }) => {
+            refuse_unseen(table, Some(*base), &ConflictCheck::Snapshot, true).await?;
+        }
+        _ => {}
+    }
+    Ok(Verdict::Build)
+}
+
+/// The ancestor that this (run, step) committed, if it did.
+fn snapshot_of_step(table: &Table, options: &CommitOptions) -> Option<SnapshotInfo> {
+    let (run_id, step) = (options.run_id.as_ref()?, options.step.as_ref()?);
+    table
+        .ancestors()
+        .find(|snapshot| {
+            let summary = &snapshot.summary().additional_properties;
+            summary.get(RUN_ID_KEY) == Some(run_id) && summary.get(STEP_KEY) == Some(step)
+        })
+        .map(|snapshot| SnapshotInfo::from(snapshot.as_ref()))
+}
+
+/// Fails if a snapshot after `base` added files which the change ought to have seen.
+async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, deletes: bool) -> Result<()> {
+    let metadata = table.metadata();
+    if metadata.current_snapshot_id() == base {
+        return Ok(());
+    }
+    let mut newer = HashSet::new();
+    let mut reached = base.is_none();
+    for snapshot in table.ancestors() {
+        if Some(snapshot.snapshot_id()) == base {
+            reached = true;
+            break;
+        }
+        // A compaction moves rows and adds none.
+        if snapshot.summary().operation != Operation::Replace {
+            newer.insert(snapshot.snapshot_id());
+        }
+    }
+    if !reached {
+        return Err(err::conflict(format!(
+            "table {}: the snapshot this was planned on ({base:?}) is no ancestor of the current one",
+            table.ident()
+        )));
+    }
+    let Some(current) = metadata.current_snapshot_id() else { return Ok(()) };
+    let manifests = table.manifests(current).await?;
+    let is_new = |id: i64| newer.contains(&id);
+    if deletes
+        && manifests.iter().any(|file| file.content == ManifestContentType::Deletes && is_new(file.added_snapshot_id))
+    {
+        return Err(err::conflict(format!("table {}: another commit deleted rows meanwhile", table.ident())));
+    }
+    let ConflictCheck::Serializable(filter) = check else { return Ok(()) };
+    // Merging can move an added file into a younger manifest, never into one that is older than the file.
+    let candidates: Vec<_> = manifests
+        .iter()
+        .filter(|file| file.content == ManifestContentType::Data && newer_than_base(table, file.added_snapshot_id, base))
+        .cloned()
+        .collect();
+    for (file, manifest) in candidates.iter().zip(load_all(table, &candidates).await?) {
+        let spec = metadata
+            .partition_spec_by_id(file.partition_spec_id)
+            .ok_or_else(|| err::metadata(format!("no partition spec {}", file.partition_spec_id)))?;
+        let partition_type = spec.partition_type(&manifest.metadata().schema).map_err(err::iceberg)?;
+        for entry in manifest.entries() {
+            let unseen = entry.status() != ManifestStatus::Deleted && entry.snapshot_id.is_some_and(is_new);
+            if !unseen {
+                continue;
+            }
+            let info = DataFileInfo::from_iceberg(&entry.data_file, file.partition_spec_id, &partition_type)?;
+            if filter.as_ref().is_none_or(|filter| filter(&info)) {
+                return Err(err::conflict(format!(
+                    "table {}: another commit added {} which this change has not seen",
+                    table.ident(),
+                    info.path
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a manifest was written after the base snapshot.
+fn newer_than_base(table: &Table, added_snapshot_id: i64, base: Option<i64>) -> bool {
+    let sequence_of = |id: i64| table.metadata().snapshot_by_id(id).map(|snapshot| snapshot.sequence_number());
+    match (base.and_then(sequence_of), sequence_of(added_snapshot_id)) {
+        (Some(base), Some(added)) => added > base,
+        // A snapshot that metadata no longer knows is older than anything it does know.
+        (Some(_), None) => false,
+        (None, _) => true,
+    }
+}
