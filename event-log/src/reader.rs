@@ -49,7 +49,7 @@ pub fn read_run_log(path: &Path) -> LogResult<RunReplay> {
         match parse(&line) {
             Parsed::Event(event) => {
                 understood += 1;
-                replayer.apply(event);
+                replayer.apply(*event);
             }
             Parsed::Newer(version) => {
                 newest_refused = newest_refused.max(Some(version));
@@ -72,7 +72,7 @@ pub fn read_run_summary(path: &Path) -> LogResult<RunLogHead> {
 }
 
 enum Parsed {
-    Event(RunEvent),
+    Event(Box<RunEvent>),
     Newer(u32),
     Unknown,
 }
@@ -83,7 +83,7 @@ fn parse(line: &[u8]) -> Parsed {
         return Parsed::Newer(envelope.version);
     }
     match RunEvent::from_envelope(envelope) {
-        Ok(Some(event)) => Parsed::Event(event),
+        Ok(Some(event)) => Parsed::Event(Box::new(event)),
         Ok(None) | Err(_) => Parsed::Unknown,
     }
 }

@@ -55,7 +55,7 @@ impl Default for RunLogOptions {
 }
 
 pub(crate) enum Message {
-    Event { run_id: String, event: RunEvent },
+    Event { run_id: String, event: Box<RunEvent> },
     Flush { done: oneshot::Sender<()> },
 }
 
@@ -89,7 +89,7 @@ impl RunLogWriter {
             return Err(LogError::InvalidId { id: run_id.chars().take(200).collect() });
         }
         let droppable = event.is_droppable();
-        let message = Message::Event { run_id: run_id.to_owned(), event };
+        let message = Message::Event { run_id: run_id.to_owned(), event: Box::new(event) };
         if droppable {
             if self.sender.try_send(message).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -168,7 +168,7 @@ async fn handle(logs: &mut OpenLogs, message: Message) {
     match message {
         Message::Event { run_id, event } => {
             let kind = event.kind();
-            if let Err(error) = logs.append(&run_id, event).await {
+            if let Err(error) = logs.append(&run_id, *event).await {
                 tracing::warn!(run_id, kind, %error, "event not written to the run's log");
             }
         }
