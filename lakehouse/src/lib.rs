@@ -8,6 +8,7 @@
 pub mod catalog;
 pub mod codec;
 pub mod commit;
+pub mod dml;
 pub mod exec;
 pub mod scan;
 pub mod sql;
