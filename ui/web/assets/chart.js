@@ -1,0 +1,96 @@
+// Charts over time, drawn as SVG at the width they have; colours come from CSS classes.
+
+import { h, onWidth, render, s } from "./dom.js";
+import { time } from "./format.js";
+
+const HEIGHT = 150;
+const PAD = { top: 12, right: 12, bottom: 22, left: 56 };
+
+const nice = (max) => {
+  if (max <= 0) return 1;
+  const power = 10 ** Math.floor(Math.log10(max));
+  return [1, 2, 2.5, 5, 10].map((step) => step * power).find((candidate) => candidate >= max) || max;
+};
+
+function frame(width, top, format, from, to) {
+  const inner = { width: width - PAD.left - PAD.right, height: HEIGHT - PAD.top - PAD.bottom };
+  const y = (value) => PAD.top + inner.height * (1 - value / top);
+  const grid = [0, 0.5, 1].map((share) => [
+    s("line", { class: "grid", x1: PAD.left, x2: width - PAD.right, y1: y(top * share), y2: y(top * share) }),
+    s("text", { class: "tick", x: PAD.left - 8, y: y(top * share) + 4, "text-anchor": "end" }, format(top * share)),
+  ]);
+  const labels = [
+    s("text", { class: "tick", x: PAD.left, y: HEIGHT - 5 }, time(from)),
+    s("text", { class: "tick", x: width - PAD.right, y: HEIGHT - 5, "text-anchor": "end" }, time(to)),
+  ];
+  return { inner, y, nodes: [grid.flat(), labels] };
+}
+
+/// series: [{name, class, value(point)}], points: [{at, ...}]; limit: an optional reference line.
+export function lineChart({ title, series, format, limitOf }) {
+  const holder = h("div", { class: "chart", role: "img", "aria-label": title, own: title });
+  let points = [];
+  let width = 0;
+  const draw = () => {
+    if (!width) return;
+    if (points.length < 2) return render(holder, h("p", { class: "chart-empty dim" }, "Collecting…"));
+    const limit = limitOf ? limitOf(points[points.length - 1]) : 0;
+    const top = nice(Math.max(limit || 0, ...points.flatMap((point) => series.map((line) => line.value(point) || 0))));
+    const [from, to] = [points[0].at, points[points.length - 1].at];
+    const { inner, y, nodes } = frame(width, top, format, from, to);
+    const x = (at) => PAD.left + inner.width * ((at - from) / Math.max(1, to - from));
+    const marks = series.map((line) => {
+      const path = points.map((point, index) => `${index ? "L" : "M"}${x(point.at).toFixed(1)} ${y(line.value(point) || 0).toFixed(1)}`).join("");
+      return s("g", { class: line.class }, s("path", { class: "area", d: `${path}L${x(to).toFixed(1)} ${y(0)}L${x(from).toFixed(1)} ${y(0)}Z` }), s("path", { class: "line", d: path }));
+    });
+    const cursor = s("line", { class: "cursor", y1: PAD.top, y2: HEIGHT - PAD.bottom, x1: -9, x2: -9 });
+    const note = h("div", { class: "chart-note", hidden: true });
+    const move = (event) => {
+      const at = from + ((event.offsetX - PAD.left) / inner.width) * (to - from);
+      const near = points.reduce((best, point) => (Math.abs(point.at - at) < Math.abs(best.at - at) ? point : best));
+      cursor.setAttribute("x1", x(near.at));
+      cursor.setAttribute("x2", x(near.at));
+      note.hidden = false;
+      note.textContent = `${time(near.at)}  ${series.map((line) => `${line.name} ${format(line.value(near) || 0)}`).join(", ")}`;
+    };
+    const leave = () => { note.hidden = true; cursor.setAttribute("x1", -9); cursor.setAttribute("x2", -9); };
+    holder.replaceChildren(
+      s("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, on: { mousemove: move, mouseleave: leave } }, nodes,
+        limit ? s("line", { class: "limit", x1: PAD.left, x2: width - PAD.right, y1: y(limit), y2: y(limit) }) : null, marks, cursor), note);
+  };
+  onWidth(holder, (now) => { width = now; draw(); });
+  return { node: holder, draw: (next) => { points = next; draw(); } };
+}
+
+/// Stacked bars, one per item. series: [{name, class, value(item)}].
+export function barChart({ title, series, format, label }) {
+  const holder = h("div", { class: "chart", role: "img", "aria-label": title, own: title });
+  let items = [];
+  let width = 0;
+  const draw = () => {
+    if (!width || !items.length) return;
+    const shown = items.slice(-Math.max(10, Math.floor((width - PAD.left - PAD.right) / 5)));
+    const sum = (item) => series.reduce((total, part) => total + (part.value(item) || 0), 0);
+    const top = nice(Math.max(...shown.map(sum)));
+    const { inner, y, nodes } = frame(width, top, format, shown[0].at, shown[shown.length - 1].at);
+    const step = Math.min(28, inner.width / shown.length);
+    const bars = shown.map((item, index) => {
+      let base = 0;
+      return s("g", null, s("title", null, label(item)),
+        s("rect", { class: "hit", x: PAD.left + index * step, y: PAD.top, width: step, height: inner.height }),
+        series.map((part) => {
+          const value = part.value(item) || 0;
+          const rect = s("rect", { class: part.class, x: PAD.left + index * step + step * 0.12, width: Math.max(1, step * 0.76), y: y(base + value), height: Math.max(0, y(base) - y(base + value)), rx: Math.min(2, step / 6) });
+          base += value;
+          return value ? rect : null;
+        }));
+    });
+    holder.replaceChildren(s("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}` }, nodes, bars));
+  };
+  onWidth(holder, (now) => { width = now; draw(); });
+  return { node: holder, draw: (next) => { items = next; draw(); } };
+}
+
+export function legend(series) {
+  return h("ul", { class: "legend" }, series.map((item) => h("li", { class: item.class }, h("i", { "aria-hidden": "true" }), item.name)));
+}
