@@ -21,7 +21,7 @@ const MAX_TIMESTAMP: i64 = -3;
 pub(super) async fn list_offsets(
     shared: Arc<Shared>,
     request: ListOffsetsRequest,
-    _caller: Caller,
+    caller: Caller,
 ) -> ListOffsetsResponse {
     let topics = blocking(move || {
         let mut topics = Vec::with_capacity(request.topics.len());
@@ -38,7 +38,8 @@ pub(super) async fn list_offsets(
                 };
                 match position(log, partition.timestamp) {
                     Ok(Some((offset, timestamp))) => {
-                        response.with_offset(offset).with_timestamp(timestamp).with_leader_epoch(LEADER_EPOCH)
+                        let response = response.with_offset(offset).with_timestamp(timestamp);
+                        if caller.version >= 4 { response.with_leader_epoch(LEADER_EPOCH) } else { response }
                     }
                     Ok(None) => response,
                     Err(error) => {
