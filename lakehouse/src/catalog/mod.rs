@@ -127,10 +127,24 @@ impl SqlCatalog {
             query.execute(pool).await.map_err(err::catalog)?.rows_affected()
         });
         if purge && rows > 0 {
-            let metadata = self.store.metadata_cache().load_metadata(&self.store, &location).await?;
-            iceberg::drop_table_data(&self.store.file_io(), &metadata, Some(&location)).await.map_err(err::iceberg)?;
+            self.purge(ident, &location).await?;
         }
         Ok(rows > 0)
+    }
+
+    async fn purge(&self, ident: &TableIdent, location: &str) -> Result<()> {
+        let metadata = self.store.metadata_cache().load_metadata(&self.store, location).await?;
+        let name = iceberg::TableIdent::from_strs(ident.namespace().iter().map(String::as_str).chain([ident.name()]))
+            .map_err(err::iceberg_input)?;
+        let table = iceberg::table::Table::builder()
+            .identifier(name)
+            .metadata(metadata)
+            .metadata_location(location)
+            .file_io(self.store.file_io())
+            .runtime(iceberg::Runtime::try_current().map_err(err::iceberg)?)
+            .build()
+            .map_err(err::iceberg)?;
+        iceberg::drop_table_data(&table).await.map_err(err::iceberg)
     }
 
     /// Renames a table within or across namespaces; its files stay where they are.
