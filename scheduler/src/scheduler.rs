@@ -44,7 +44,7 @@ impl Scheduler {
     /// # Errors
     /// Ports in use, unsafe addresses, directories and files that cannot be had.
     pub async fn start(
-        options: Options,
+        mut options: Options,
         engine: EngineParts,
         shutdown: CancellationToken,
     ) -> Result<Self, SchedulerError> {
@@ -52,6 +52,8 @@ impl Scheduler {
         let grpc = server::bind(&options.bind_host, options.grpc_port, "scheduler.port").await?;
         let web = server::bind(&options.bind_host, options.http_port, "scheduler.http-port").await?;
         let (grpc_address, http_address) = (address(&grpc)?, address(&web)?);
+        // Ballista tells executors where to report: with port 0 that is known only now.
+        options.grpc_port = grpc_address.port();
         for dir in [&options.data_dir, &options.event_log_dir, &options.query_log_dir] {
             make(dir).await?;
         }
@@ -92,7 +94,6 @@ impl Scheduler {
             run_service,
             executor_service,
             options.message_bytes_max,
-            options.lease_ttl / 2,
             shutdown.clone(),
         ));
         let about = About {
@@ -138,9 +139,8 @@ impl Scheduler {
             self.tasks.shutdown().await;
         }
         self.runs.close().await;
-        match first {
-            Some(ended) => ended??,
-            None => {}
+        if let Some(ended) = first {
+            ended??;
         }
         if asked {
             tracing::info!("scheduler ended");

@@ -19,6 +19,10 @@ use tonic::{Request, Status};
 /// Streams that one connection may hold: every task status of an executor is a call, drivers poll.
 const STREAMS_PER_CONNECTION_MAX: u32 = 4_096;
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// Finds connections that broke without a word. Leases are the quicker judge of executors; this must be the more patient one, as a busy
+/// process answers late.
+const HTTP2_KEEPALIVE: Duration = Duration::from_secs(5);
+const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Binds `host:port`, so that a port in use is known before anything starts. `key` is the configuration key to name.
 pub async fn bind(host: &str, port: u16, key: &'static str) -> Result<TcpListener, SchedulerError> {
@@ -35,7 +39,6 @@ pub fn grpc(
     runs: RunServiceImpl,
     executors: ExecutorServiceImpl,
     message_bytes_max: u32,
-    keepalive: Duration,
     shutdown: CancellationToken,
 ) -> impl Future<Output = Result<(), SchedulerError>> {
     let bytes_max = message_bytes_max as usize;
@@ -43,8 +46,8 @@ pub fn grpc(
         SchedulerGrpcServer::new(ballista).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(keepalive))
-        .http2_keepalive_timeout(Some(keepalive))
+        .http2_keepalive_interval(Some(HTTP2_KEEPALIVE))
+        .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE_TIMEOUT))
         .add_service(InterceptedService::new(ballista, note_peer))
         .add_service(RunServiceServer::new(runs).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max))
         .add_service(ExecutorServiceServer::new(executors));

@@ -99,7 +99,9 @@ impl ExecutorServiceImpl {
             return;
         }
         tracing::info!(executor_id, name = first.name, host = first.host, cores = first.cores, "executor holds a lease");
-        self.runs.executor_pinged(&executor_id, &first.drivers).await;
+        let mut losses = self.guard.losses();
+        let mut drivers = DriverReports::default();
+        drivers.report(self, &first);
         let mut commands = self.directory.open(first, now_ms());
         let _ = answers.try_send(Ok(self.answer(Vec::new())));
 
@@ -114,8 +116,13 @@ impl ExecutorServiceImpl {
                         tracing::warn!(executor_id, "an executor does not read its commands");
                     }
                 }
+                // Declared lost elsewhere: a frozen process finds the stale answer in its socket when it thaws.
+                loss = losses.recv() => match loss {
+                    Ok(loss) if loss.executor_id == executor_id => break loss.cause,
+                    Ok(_) | Err(_) => {}
+                },
                 ping = pings.message() => match ping {
-                    Ok(Some(ping)) => match self.pinged(&executor_id, ping).await {
+                    Ok(Some(ping)) => match self.pinged(&executor_id, ping, &mut drivers).await {
                         Ok(()) => { let _ = answers.try_send(Ok(self.answer(Vec::new()))); }
                         Err(cause) => break cause,
                     },
@@ -134,7 +141,12 @@ impl ExecutorServiceImpl {
         }
     }
 
-    async fn pinged(&self, executor_id: &str, ping: v1::ExecutorPing) -> Result<(), LossCause> {
+    async fn pinged(
+        &self,
+        executor_id: &str,
+        ping: v1::ExecutorPing,
+        drivers: &mut DriverReports,
+    ) -> Result<(), LossCause> {
         if ping.executor_id != executor_id {
             tracing::warn!(executor_id, other = ping.executor_id, "a lease stream changed its executor id");
             return Err(LossCause::StreamReplaced);
@@ -143,7 +155,7 @@ impl ExecutorServiceImpl {
             return Err(LossCause::Left);
         }
         self.guard.ping(executor_id, ping.draining).await.map_err(|stale| stale.cause)?;
-        self.runs.executor_pinged(executor_id, &ping.drivers).await;
+        drivers.report(self, &ping);
         self.directory.seen(ping, now_ms());
         Ok(())
     }
@@ -166,6 +178,24 @@ impl ExecutorServiceImpl {
     async fn answer_stale(&self, answers: &Answers) {
         let ping = v1::SchedulerPing { stale: true, ..self.answer(Vec::new()) };
         let _ = answers.send_timeout(Ok(ping), Duration::from_secs(1)).await;
+    }
+}
+
+/// Passes the drivers that a ping lists on to the runs, beside the lease loop: pings must be read even while the run store is slow.
+#[derive(Default)]
+struct DriverReports {
+    last: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl DriverReports {
+    fn report(&mut self, service: &ExecutorServiceImpl, ping: &v1::ExecutorPing) {
+        let busy = self.last.as_ref().is_some_and(|last| !last.is_finished());
+        if busy || ping.drivers.is_empty() {
+            return;
+        }
+        let (runs, executor_id, drivers) = (service.runs.clone(), ping.executor_id.clone(), ping.drivers.clone());
+        self.last =
+            Some(service.tasks.spawn(async move { runs.executor_pinged(&executor_id, &drivers).await }));
     }
 }
 

@@ -178,6 +178,7 @@ impl Guard {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut before = Instant::now();
+        let mut excused = false;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -188,10 +189,12 @@ impl Guard {
             // before anyone is judged.
             let stalled = now.duration_since(before) > TICK * 4;
             before = now;
-            if stalled {
+            if stalled && !excused {
                 tracing::warn!("the scheduler itself stood still; leases are judged at the next tick");
+                excused = true;
                 continue;
             }
+            excused = false;
             for (executor_id, cause) in self.ledger(|ledger| ledger.leases().overdue(now)) {
                 self.lose(&executor_id, cause).await;
             }

@@ -27,7 +27,6 @@ impl BallistaApi {
     }
 
     /// To be merged into ours.
-    #[must_use]
     pub fn router(&self) -> Router {
         self.router.clone()
     }

@@ -88,8 +88,16 @@ fn info(state: &HttpState, work: &Work, entry: ExecutorEntry) -> ExecutorInfo {
     let lease = match &entry.ended {
         Some(ended) if ended.in_order => LeaseState::Left,
         Some(_) => LeaseState::Lost,
-        None if state.guard.ledger(|ledger| ledger.leases().is_draining(&ping.executor_id)) => LeaseState::Draining,
-        None => LeaseState::Alive,
+        None => state.guard.ledger(|ledger| {
+            let leases = ledger.leases();
+            if leases.is_draining(&ping.executor_id) {
+                LeaseState::Draining
+            } else if leases.is_live(&ping.executor_id) {
+                LeaseState::Alive
+            } else {
+                LeaseState::Lost
+            }
+        }),
     };
     ExecutorInfo {
         tasks_running: if entry.ended.is_none() { work.tasks.get(&ping.executor_id).copied().unwrap_or(0) } else { 0 },

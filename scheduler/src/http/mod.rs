@@ -71,5 +71,6 @@ pub fn router(state: HttpState) -> Router {
             axum::http::StatusCode::GATEWAY_TIMEOUT,
             REQUEST_TIMEOUT,
         ))
+        .layer(axum::middleware::from_fn(error::same_origin))
         .layer(tower_http::compression::CompressionLayer::new())
 }

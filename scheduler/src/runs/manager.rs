@@ -326,11 +326,9 @@ impl Runs {
     /// An executor tells of a driver that it launched.
     pub async fn driver_status(&self, request: v1::DriverStatusRequest) -> Result<()> {
         let run = self.get(&request.run_id).await?;
-        if request.attempt != run.attempt || run.executor_id.as_deref() != Some(request.executor_id.as_str()) {
-            // The executor may have come back under a new id meanwhile: its driver is still the one of this attempt.
-            if request.attempt != run.attempt {
-                return Ok(());
-            }
+        // Not compared with the executor's id: that one may have come back under a new id, with the driver still at work.
+        if request.attempt != run.attempt || run.executor_id.is_none() {
+            return Ok(());
         }
         let event = match request.status {
             Some(v1::driver_status_request::Status::Started(_)) => Event::Heartbeat { progress: None },

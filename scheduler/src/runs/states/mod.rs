@@ -77,7 +77,7 @@ pub enum Step {
     /// The run changes but stays in its state.
     Stay(Vec<Effect>),
     /// The run goes over.
-    Go { to: RunState, effects: Vec<Effect> },
+    Go { from: RunState, to: RunState, effects: Vec<Effect> },
 }
 
 /// A state as a type.
@@ -103,7 +103,7 @@ pub struct At {
 
 /// The only way into another state.
 fn go<From: To<Target>, Target: State>(effects: Vec<Effect>) -> Step {
-    Step::Go { to: Target::VALUE, effects }
+    Step::Go { from: From::VALUE, to: Target::VALUE, effects }
 }
 
 /// Applies an event. Answers the changed run and what has to be done, or `None` when nothing changes.
@@ -122,7 +122,8 @@ pub fn apply(run: &Run, event: &Event, at: At) -> Option<(Run, Vec<Effect>)> {
     match step {
         Step::Ignore => None,
         Step::Stay(effects) => Some((next, effects)),
-        Step::Go { to, effects } => {
+        Step::Go { from, to, effects } => {
+            debug_assert_eq!(from, run.state, "a state made another state's transition");
             next.state = to;
             if to == RunState::Running && next.started_at_ms.is_none() {
                 next.started_at_ms = Some(at.now_ms);
@@ -156,6 +157,21 @@ fn silent_error(for_ms: u64) -> RunError {
         code: "DRIVER_LOST".to_owned(),
         message: format!("nothing was heard of the driver for {:.1} s", Duration::from_millis(for_ms).as_secs_f64()),
     }
+}
+
+/// Notes a failure and clears the way for another launch, when the run is supervised and has not failed too often. Answers what has to
+/// be done before; `None` when the run is to be given up.
+fn again(run: &mut Run, error: RunError, at: At) -> Option<Vec<Effect>> {
+    run.error = Some(error);
+    run.failures += 1;
+    let supervised = run.supervise && run.deploy_mode == DeployMode::Cluster;
+    if !supervised || run.failures >= at.limits.failures_max {
+        return None;
+    }
+    let effects = driver_kill(run);
+    run.executor_id = None;
+    run.placed_at_ms = None;
+    Some(effects)
 }
 
 fn driver_kill(run: &Run) -> Vec<Effect> {

@@ -5,7 +5,7 @@ use super::finished::Finished;
 use super::killed::Killed;
 use super::lost::Lost;
 use super::running::Running;
-use super::{At, Effect, Event, State, Step, To, driver_kill, exit_error, go, silent_error};
+use super::{At, Effect, Event, State, Step, To, again, driver_kill, exit_error, go, silent_error};
 use crate::runs::model::{DeployMode, Run, RunError, RunState};
 
 pub struct Queued;
@@ -39,14 +39,10 @@ impl State for Queued {
                 run.progress = progress.clone().or(run.progress.take());
                 go::<Self, Finished>(Vec::new())
             }
-            Event::Failed { error } => {
-                run.error = Some(error.clone());
-                go::<Self, Failed>(vec![Effect::CancelQueries])
-            }
+            Event::Failed { error } => failed(run, error.clone(), at),
             Event::Stopped => go::<Self, Killed>(vec![Effect::CancelQueries]),
-            Event::Exited { code, signal, stderr_tail } => {
-                not_launched(run, &exit_error(*code, *signal, stderr_tail).message, at)
-            }
+            Event::Exited { code: Some(0), signal: None, .. } => go::<Self, Finished>(Vec::new()),
+            Event::Exited { code, signal, stderr_tail } => failed(run, exit_error(*code, *signal, stderr_tail), at),
             Event::Silent { for_ms } if run.deploy_mode == DeployMode::Client => {
                 run.error = Some(silent_error(*for_ms));
                 go::<Self, Lost>(vec![Effect::CancelQueries])
@@ -58,6 +54,14 @@ impl State for Queued {
             }
             Event::Silent { .. } | Event::Accepted | Event::Placed { .. } => Step::Ignore,
         }
+    }
+}
+
+/// The driver failed before anybody heard of it: another one if supervised, as in [`super::running`].
+fn failed(run: &mut Run, error: RunError, at: At) -> Step {
+    match again(run, error, at) {
+        Some(effects) => Step::Stay(effects),
+        None => go::<Queued, Failed>(vec![Effect::CancelQueries]),
     }
 }
 

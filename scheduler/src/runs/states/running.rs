@@ -5,8 +5,8 @@ use super::finished::Finished;
 use super::killed::Killed;
 use super::lost::Lost;
 use super::queued::Queued;
-use super::{At, Effect, Event, State, Step, To, driver_kill, exit_error, go, silent_error};
-use crate::runs::model::{DeployMode, Run, RunError, RunState};
+use super::{At, Effect, Event, State, Step, To, again, driver_kill, exit_error, go, silent_error};
+use crate::runs::model::{Run, RunError, RunState};
 
 pub struct Running;
 
@@ -69,17 +69,6 @@ impl State for Running {
     }
 }
 
-/// Back into the queue when the run is supervised and has not failed too often. Keeps the error either way.
 fn relaunch(run: &mut Run, error: RunError, at: At) -> Option<Step> {
-    run.error = Some(error);
-    run.failures += 1;
-    let again =
-        run.supervise && run.deploy_mode == DeployMode::Cluster && run.failures < at.limits.failures_max;
-    if !again {
-        return None;
-    }
-    let effects = driver_kill(run);
-    run.executor_id = None;
-    run.placed_at_ms = None;
-    Some(go::<Running, Queued>(effects))
+    again(run, error, at).map(go::<Running, Queued>)
 }
