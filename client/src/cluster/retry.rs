@@ -1,0 +1,139 @@
+//! Whether the result of one attempt of a query counts. Pure, so that every case can be tested.
+
+use chainalytics_common::{Error, ErrorCode};
+use chainalytics_proto::v1::Validity;
+
+/// How one attempt ended, as the driver saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Success, and all rows were fetched.
+    Fetched,
+    /// Success, but rows could not be fetched from an executor.
+    FetchFailed(String),
+    /// The scheduler called the query failed or cancelled.
+    Failed(String),
+    /// The scheduler does not know the query any more (it was restarted).
+    Forgotten,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The rows count.
+    Accept,
+    /// Run it again from its start; why.
+    Repeat(String),
+    /// Give up.
+    Fail(Error),
+}
+
+/// Judges an attempt.
+///
+/// A result counts only if the scheduler vouches for it. A failure is repeated only if an executor's loss may have caused it; errors of the
+/// query itself would only come again. `attempt` counts from 1.
+pub(crate) fn judge(ended: &Ended, validity: Validity, detail: &str, attempt: u32, max_attempts: u32) -> Verdict {
+    let reason = match (ended, validity) {
+        (Ended::Fetched, Validity::Ok) => return Verdict::Accept,
+        (Ended::Fetched, validity) => format!("its result does not count ({}{})", validity.label(), suffix(detail)),
+        (Ended::FetchFailed(message), _) => format!("its rows could not be fetched: {message}"),
+        (Ended::Forgotten, _) => "the scheduler does not know it any more".to_owned(),
+        (Ended::Failed(_), Validity::ExecutorLost | Validity::StageRetried | Validity::Unknown) => {
+            format!("it failed when an executor was lost ({}{})", validity.label(), suffix(detail))
+        }
+        (Ended::Failed(message), Validity::NotSuccessful | Validity::Ok) if looks_like_a_loss(message) => {
+            format!("it failed because an executor did not answer: {}", first_line(message))
+        }
+        (Ended::Failed(message), Validity::NotSuccessful | Validity::Ok) => return Verdict::Fail(error_of(message)),
+    };
+    if attempt < max_attempts {
+        Verdict::Repeat(reason)
+    } else {
+        Verdict::Fail(Error::new(
+            ErrorCode::ExecutorLost,
+            format!("the query was tried {attempt} times, and each time an executor was lost; the last time {reason}"),
+        ))
+    }
+}
+
+/// The query's own error, with the code that whoever raised it gave it.
+pub(crate) fn error_of(message: &str) -> Error {
+    if let Some(error) = Error::parse(message) {
+        return error;
+    }
+    let code = if message.trim_end().ends_with("Cancelled") || message.contains("cancelled") {
+        ErrorCode::Cancelled
+    } else if message.contains("Resources exhausted") {
+        ErrorCode::ResourcesExhausted
+    } else {
+        ErrorCode::QueryFailed
+    };
+    Error::new(code, message.to_owned())
+}
+
+/// Transport errors between executors reach the driver before the scheduler noticed the loss; a code of ours means that somebody knew better.
+fn looks_like_a_loss(message: &str) -> bool {
+    const SIGNS: [&str; 9] = [
+        "GrpcConnectionError",
+        "GrpcActionError",
+        "FetchFailed",
+        "Fetch failed",
+        "tcp connect error",
+        "transport error",
+        "Connection refused",
+        "Connection reset",
+        "no executors remain",
+    ];
+    Error::parse(message).is_none() && SIGNS.iter().any(|sign| message.contains(sign))
+}
+
+fn suffix(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(": {detail}") }
+}
+
+fn first_line(message: &str) -> &str {
+    message.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    const MAX: u32 = 3;
+
+    fn repeats(ended: Ended, validity: Validity) -> bool {
+        matches!(judge(&ended, validity, "", 1, MAX), Verdict::Repeat(_))
+    }
+
+    #[test]
+    fn only_a_vouched_result_counts() {
+        assert!(matches!(judge(&Ended::Fetched, Validity::Ok, "", 1, MAX), Verdict::Accept));
+        for validity in [Validity::Unknown, Validity::ExecutorLost, Validity::StageRetried, Validity::NotSuccessful] {
+            assert!(repeats(Ended::Fetched, validity), "{validity:?}");
+        }
+    }
+
+    #[test]
+    fn losses_are_repeated_and_errors_of_the_query_are_not() {
+        assert!(repeats(Ended::FetchFailed("gone".to_owned()), Validity::Ok));
+        assert!(repeats(Ended::Forgotten, Validity::Unknown));
+        assert!(repeats(Ended::Failed("Cancelled".to_owned()), Validity::ExecutorLost));
+        assert!(repeats(Ended::Failed("task: GrpcConnectionError(...)".to_owned()), Validity::NotSuccessful));
+        assert!(!repeats(Ended::Failed("Arrow error: Divide by zero error".to_owned()), Validity::NotSuccessful));
+    }
+
+    #[test]
+    fn attempts_are_bounded() {
+        let Verdict::Fail(error) = judge(&Ended::Fetched, Validity::ExecutorLost, "e1", MAX, MAX) else { panic!("must give up") };
+        assert_eq!(error.code(), ErrorCode::ExecutorLost);
+        assert!(error.to_string().contains("3 times"), "{error}");
+    }
+
+    #[test]
+    fn a_cancelled_query_says_so() {
+        let Verdict::Fail(error) = judge(&Ended::Failed("Job failed: Cancelled".to_owned()), Validity::NotSuccessful, "", 1, MAX) else {
+            panic!("must fail")
+        };
+        assert_eq!(error.code(), ErrorCode::Cancelled);
+    }
+}

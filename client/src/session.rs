@@ -1,0 +1,213 @@
+//! A session: the catalog, the planner and whoever runs the plans, in this process or on a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chainalytics_common::{Config, Error, ErrorCode, Master, Result, keys};
+use chainalytics_engine::Engine;
+use chainalytics_lakehouse::exec::QueryExecutor;
+use chainalytics_lakehouse::commit::TableOutcome;
+use chainalytics_lakehouse::dml::{WriteMode, WriteOptions, write_dataframe};
+use chainalytics_lakehouse::sql::{self, LakehouseCatalogProvider, StatementResult};
+use chainalytics_lakehouse::{Lakehouse, StoreRegistry, TableIdent};
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionContext;
+
+use crate::cluster::{Cluster, ClusterPlanner, QuerySettings};
+use crate::connect;
+use crate::run_client::RunClient;
+use crate::run_context::RunContext;
+
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The way to the tables and to whoever runs plans over them. Cheap to clone; clones share the run context.
+#[derive(Clone)]
+pub struct Session {
+    config: Arc<Config>,
+    lakehouse: Lakehouse,
+    ctx: SessionContext,
+    cluster: Option<Cluster>,
+    runs: Option<RunClient>,
+    run: RunContext,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("cluster", &self.cluster).field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Opens the lakehouse and, for a cluster, connects to its scheduler.
+    ///
+    /// # Errors
+    /// [`ErrorCode::SchedulerUnreachable`], [`ErrorCode::Config`], whatever keeps the catalog from opening.
+    pub async fn connect(config: Arc<Config>, master: Master) -> Result<Self> {
+        Self::connect_for(config, master, RunContext::default()).await
+    }
+
+    /// As [`Session::connect`], for a run that the scheduler knows.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub async fn connect_for(config: Arc<Config>, master: Master, run: RunContext) -> Result<Self> {
+        // First what fails fastest and most often.
+        let channel = match &master {
+            Master::Cluster(url) => Some((connect::connect(url).await?, url.clone())),
+            Master::Local(_) => None,
+        };
+        let lakehouse = Lakehouse::open(&config).await?;
+        let engine = Engine::with_store(Arc::clone(&config), Arc::clone(lakehouse.store()))?;
+        let (state, cluster, runs) = match (&master, channel) {
+            (Master::Cluster(_), Some((channel, url))) => {
+                let settings = query_settings(&config);
+                let scheduler = ballista_core::serde::protobuf::scheduler_grpc_client::SchedulerGrpcClient::new(channel.clone())
+                    .max_encoding_message_size(settings.max_message_bytes)
+                    .max_decoding_message_size(settings.max_message_bytes);
+                let runs = RunClient::new(channel, &url);
+                let cluster = Cluster::new(engine.clone(), scheduler, runs.clone(), settings, run.clone());
+                let planner = ClusterPlanner::new(cluster.clone(), engine.query_planner());
+                (engine.planning_state(Arc::new(planner))?, Some(cluster), Some(runs))
+            }
+            (Master::Local(threads), _) => (engine.local_state(*threads)?, None, None),
+            (Master::Cluster(url), None) => return Err(Error::new(ErrorCode::Internal, format!("no connection to {url}"))),
+        };
+        let ctx = SessionContext::new_with_state(state);
+        LakehouseCatalogProvider::register(lakehouse.clone(), &ctx, &config.get(&keys::CATALOG_NAME)).refresh().await?;
+        Ok(Self { config, lakehouse, ctx, cluster, runs, run })
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    #[must_use]
+    pub fn lakehouse(&self) -> &Lakehouse {
+        &self.lakehouse
+    }
+
+    /// DataFusion's context with the lakehouse as its default catalog. Its data frames run where this session's queries run.
+    #[must_use]
+    pub fn ctx(&self) -> &SessionContext {
+        &self.ctx
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Arc<StoreRegistry> {
+        self.lakehouse.store()
+    }
+
+    #[must_use]
+    pub fn run(&self) -> &RunContext {
+        &self.run
+    }
+
+    /// The run service; none with `--master local[N]`.
+    #[must_use]
+    pub fn runs(&self) -> Option<&RunClient> {
+        self.runs.as_ref()
+    }
+
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    /// Runs one SQL statement, queries and statements that change tables alike.
+    ///
+    /// # Errors
+    /// Of the statement: [`ErrorCode`] tells syntax, missing tables, conflicts, lost executors apart.
+    pub async fn sql(&self, statement: &str) -> Result<StatementResult> {
+        let options = self.write_options(self.run.next_step());
+        sql::execute(&self.ctx, &self.lakehouse, self, statement, options).await
+    }
+
+    /// Plans a query, time travel included, without running it.
+    ///
+    /// # Errors
+    /// Syntax errors, missing tables and columns.
+    pub async fn dataframe(&self, query: &str) -> Result<DataFrame> {
+        let plan = sql::plan_query(&self.ctx, &self.lakehouse, query).await?;
+        Ok(DataFrame::new(self.ctx.state(), plan))
+    }
+
+    /// A table of the lakehouse as a data frame, at its newest snapshot.
+    ///
+    /// # Errors
+    /// Missing table.
+    pub async fn table(&self, name: &str) -> Result<DataFrame> {
+        self.ctx.table(name).await.map_err(Error::from_datafusion)
+    }
+
+    /// Writes the rows of `frame` to `table` and commits. A `step` that this run committed before is found done and not written again.
+    ///
+    /// # Errors
+    /// Missing table, schema mismatch, conflict, lost executors.
+    pub async fn write(&self, frame: DataFrame, table: &TableIdent, mode: WriteMode, step: &str) -> Result<TableOutcome> {
+        self.run.set_step(Some(step));
+        let outcome = write_dataframe(&self.lakehouse, self, frame, table, mode, &self.write_options(step.to_owned())).await;
+        self.run.set_step(None);
+        outcome
+    }
+
+    /// Waits, for at most three seconds, until queries that were let go are cancelled. Call it before the process ends.
+    pub async fn close(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.close(CLOSE_TIMEOUT).await;
+        }
+    }
+}
+
+#[async_trait]
+impl QueryExecutor for Session {
+    async fn execute_logical(&self, plan: LogicalPlan) -> Result<SendableRecordBatchStream> {
+        let state = self.ctx.state();
+        match &self.cluster {
+            Some(cluster) => {
+                let plan = state.optimize(&plan).map_err(Error::from_datafusion)?;
+                if crate::cluster::runs_here(&plan).map_err(Error::from_datafusion)? {
+                    return self.execute_here(&plan, &state).await;
+                }
+                cluster.execute_logical(plan, &state).await
+            }
+            None => self.execute_here(&plan, &state).await,
+        }
+    }
+
+    async fn execute_physical(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream> {
+        match &self.cluster {
+            Some(cluster) => cluster.execute_physical(plan, &self.ctx.state()).await,
+            None => execute_stream(plan, self.ctx.task_ctx()).map_err(Error::from_datafusion),
+        }
+    }
+}
+
+impl Session {
+    async fn execute_here(&self, plan: &LogicalPlan, state: &SessionState) -> Result<SendableRecordBatchStream> {
+        let plan = state.create_physical_plan(plan).await.map_err(Error::from_datafusion)?;
+        execute_stream(plan, self.ctx.task_ctx()).map_err(Error::from_datafusion)
+    }
+}
+
+impl Session {
+    /// Options that tie a commit to this run and `step`, so that a repeated step finds itself done. Without a run commits are free.
+    #[must_use]
+    pub fn write_options(&self, step: impl Into<String>) -> WriteOptions {
+        self.run.run_id().map_or_else(WriteOptions::default, |run_id| WriteOptions::step(run_id, step))
+    }
+}
+
+fn query_settings(config: &Config) -> QuerySettings {
+    QuerySettings {
+        max_attempts: 3,
+        timeout: None,
+        spool_memory_bytes: 64 << 20,
+        spool_dir: config.data_dir().join("tmp"),
+        max_message_bytes: 64 << 20,
+    }
+}
