@@ -19,6 +19,8 @@ pub mod write;
 mod err;
 mod ident;
 mod lakehouse;
+#[cfg(test)]
+mod test_support;
 
 pub use catalog::{CreateTable, PartitionFieldDef, SqlCatalog};
 pub use commit::{CommitOptions, CommitOutcome, Decision, TableChange, Transaction};

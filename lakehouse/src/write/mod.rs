@@ -10,6 +10,9 @@ mod spec;
 pub mod transform;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use data_file::DataFileInfo;
 pub use exec::{IcebergWriteExec, data_file_schema};
 pub use plan::{IcebergWriteNode, IcebergWritePlanner};
