@@ -1,0 +1,188 @@
+//! Writing tables from plans. The query part runs wherever the executor runs it and returns data files; only the
+//! driver commits, here.
+//!
+//! Path of the data: `align` (columns and types) → `distribute` (few files per partition) → `IcebergWriteNode` run by
+//! the executor → `commit::Transaction`. `rewrite` changes rows of existing files (delete, update).
+
+mod align;
+mod distribute;
+mod rewrite;
+
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::prelude::DataFrame;
+use futures::TryStreamExt;
+
+use chainalytics_common::{Error, ErrorCode, Result};
+
+pub use align::{Casting, Matching, align};
+pub use rewrite::{Assignment, RowChange, RowEdit, rewrite_rows};
+
+use crate::commit::{
+    CommitOptions, RUN_ID_KEY, STEP_KEY, TableChange, TableOutcome, Transaction,
+};
+use crate::exec::QueryExecutor;
+use crate::ident::TableIdent;
+use crate::lakehouse::Lakehouse;
+use crate::table::Table;
+use crate::write::{DataFileInfo, IcebergWriteNode, WriteSpec};
+
+/// Run, step and summary entries of a write; with run and step it happens at most once.
+pub type WriteOptions = CommitOptions;
+
+/// What a write does with the rows that the table already has.
+#[derive(Debug, Clone)]
+pub enum WriteMode {
+    /// Keeps them.
+    Append,
+    /// Replaces all of them.
+    OverwriteAll,
+    /// Replaces those of every partition that the new rows fall into.
+    OverwritePartitions,
+    /// Replaces those that satisfy a condition over the table's columns.
+    OverwriteFilter(Expr),
+}
+
+/// Writes a DataFrame into a table and commits it.
+///
+/// Columns are matched by name, letter case ignored. Missing optional columns become NULL. Types are widened only.
+///
+/// # Errors
+/// `TableNotFound`; `SchemaMismatch` for columns that do not fit; those of the query and of the commit.
+pub async fn write_dataframe(
+    lakehouse: &Lakehouse,
+    executor: &dyn QueryExecutor,
+    df: DataFrame,
+    table: &TableIdent,
+    mode: WriteMode,
+    options: &WriteOptions,
+) -> Result<TableOutcome> {
+    let (state, plan) = df.into_parts();
+    let write = Write { lakehouse, executor, state: &state, options };
+    let table = crate::sql::load_table(lakehouse, table).await?;
+    write.plan(&table, plan, &Matching::ByName, Casting::Lossless, mode).await
+}
+
+/// What every write needs.
+#[derive(Clone, Copy)]
+pub struct Write<'a> {
+    pub lakehouse: &'a Lakehouse,
+    pub executor: &'a dyn QueryExecutor,
+    pub state: &'a SessionState,
+    pub options: &'a WriteOptions,
+}
+
+impl Write<'_> {
+    /// Writes the rows of `plan` into `table` and commits.
+    pub async fn plan(
+        &self,
+        table: &Table,
+        plan: LogicalPlan,
+        matching: &Matching,
+        casting: Casting,
+        mode: WriteMode,
+    ) -> Result<TableOutcome> {
+        if let Some(done) = committed_step(table, self.options) {
+            return Ok(done);
+        }
+        let name = table.ident().to_string();
+        let plan = align(plan, table.schema(), &name, matching, casting)?;
+        let base = table.current_snapshot_id();
+        let overwrites = !matches!(mode, WriteMode::Append);
+        let mut added = self.data_files(table, plan, overwrites).await?;
+        let ident = table.ident().clone();
+        let change = match mode {
+            WriteMode::Append => TableChange::append(ident, added.clone()),
+            WriteMode::OverwriteAll => TableChange::replace_all(ident, added.clone()),
+            WriteMode::OverwritePartitions => TableChange::replace_partitions(ident, added.clone()),
+            WriteMode::OverwriteFilter(filter) => {
+                let replaced = match rewrite_rows(self, table, None, filter, RowEdit::Delete).await {
+                    Ok(replaced) => replaced,
+                    Err(error) => {
+                        self.discard(&added).await;
+                        return Err(error);
+                    }
+                };
+                added.extend(replaced.added);
+                TableChange::overwrite(ident, base, replaced.removed, added.clone(), replaced.check)
+            }
+        };
+        self.commit(change, &added).await
+    }
+
+    /// Commits a prepared change of rows.
+    pub async fn commit_rows(&self, table: &Table, change: RowChange) -> Result<TableOutcome> {
+        let RowChange { removed, added, base, check, .. } = change;
+        let table_change = TableChange::overwrite(table.ident().clone(), base, removed, added.clone(), check);
+        self.commit(table_change, &added).await
+    }
+
+    /// Runs the writing part of a plan whose columns are the table's, and returns the files written.
+    pub(crate) async fn data_files(
+        &self,
+        table: &Table,
+        plan: LogicalPlan,
+        overwrites: bool,
+    ) -> Result<Vec<DataFileInfo>> {
+        let partitions = self.state.config().target_partitions();
+        let plan = distribute::distribute(plan, table, overwrites, partitions)?;
+        let node = IcebergWriteNode::try_new(plan, WriteSpec::from_table(table)?).map_err(Error::from_datafusion)?;
+        let plan = node.into_plan();
+        let mut rows = self.executor.execute_logical(plan).await?;
+        let mut files = Vec::new();
+        while let Some(batch) = rows.try_next().await.map_err(Error::from_datafusion)? {
+            let Some(column) = batch.column_by_name("data_file") else {
+                return Err(Error::new(ErrorCode::Internal, "the write plan returned no column 'data_file'"));
+            };
+            let texts = cast(column, &DataType::Utf8)
+                .map_err(|e| Error::new(ErrorCode::Internal, format!("data file rows: {e}")))?;
+            let texts = texts.as_string::<i32>();
+            for text in (0..texts.len()).filter(|i| texts.is_valid(*i)).map(|i| texts.value(i)) {
+                files.push(DataFileInfo::from_json(text)?);
+            }
+        }
+        Ok(files)
+    }
+
+    async fn commit(&self, change: TableChange, added: &[DataFileInfo]) -> Result<TableOutcome> {
+        let ident = change.ident().clone();
+        match Transaction::new(self.lakehouse).add(change).commit(self.options.clone()).await {
+            Ok(outcome) => outcome.table(&ident).cloned().ok_or_else(|| {
+                Error::new(ErrorCode::Internal, format!("the commit of table {ident} reported no outcome"))
+            }),
+            Err(error) => {
+                // After an unknown outcome the files may be the table's.
+                if error.code() != ErrorCode::CommitUnknown {
+                    self.discard(added).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes files that will not be committed.
+    pub(crate) async fn discard(&self, files: &[DataFileInfo]) {
+        self.lakehouse.discard_files(files).await;
+    }
+}
+
+/// The outcome of this run and step if the table already has it.
+pub fn committed_step(table: &Table, options: &WriteOptions) -> Option<TableOutcome> {
+    let (run, step) = (options.run_id.as_ref()?, options.step.as_ref()?);
+    let snapshot = table
+        .ancestry()
+        .find(|s| s.summary.get(RUN_ID_KEY) == Some(run) && s.summary.get(STEP_KEY) == Some(step))?;
+    Some(TableOutcome {
+        ident: table.ident().clone(),
+        already_committed: true,
+        snapshot_id: Some(snapshot.snapshot_id),
+        metadata_location: table.metadata_location().to_owned(),
+        added_rows: snapshot.count("added-records"),
+        added_files: snapshot.count("added-data-files"),
+        removed_rows: snapshot.count("deleted-records"),
+        removed_files: snapshot.count("deleted-data-files"),
+    })
+}

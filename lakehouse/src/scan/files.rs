@@ -1,0 +1,143 @@
+//! From a snapshot to the files to read: manifest list → manifests kept by their partition summaries → live
+//! entries kept by partition values and column bounds.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use datafusion::common::pruning::PruningStatistics;
+use datafusion::physical_optimizer::pruning::PruningPredicate;
+use futures::{StreamExt, TryStreamExt};
+use iceberg::spec::{
+    DataContentType, DataFile, ManifestContentType, ManifestEntry, ManifestEntryRef, ManifestFile, ManifestStatus,
+    Snapshot, TableMetadata,
+};
+
+use chainalytics_common::{Error, ErrorCode, Result};
+
+use super::pruning::{FileStatistics, ManifestStatistics, ScanColumns};
+use crate::store::StoreRegistry;
+
+/// Manifests read at the same time by one planning.
+const MANIFEST_READS: usize = 16;
+
+/// A live entry of a manifest, its inherited values filled in.
+#[derive(Debug, Clone)]
+pub struct ScanFile {
+    entry: ManifestEntryRef,
+    /// Data sequence number: decides which delete files apply.
+    pub sequence_number: i64,
+    /// Snapshot that added the file.
+    pub snapshot_id: i64,
+    pub spec_id: i32,
+}
+
+impl ScanFile {
+    /// A file that no manifest has yet.
+    pub fn new(data_file: DataFile, spec_id: i32) -> Self {
+        let entry = ManifestEntry::builder().status(ManifestStatus::Added).data_file(data_file).build();
+        Self { entry: Arc::new(entry), sequence_number: 0, snapshot_id: 0, spec_id }
+    }
+
+    pub fn data_file(&self) -> &DataFile {
+        self.entry.data_file()
+    }
+
+    pub fn path(&self) -> &str {
+        self.entry.file_path()
+    }
+}
+
+/// The outcome of planning a snapshot's files.
+#[derive(Debug, Default)]
+pub struct PlannedFiles {
+    pub data: Vec<ScanFile>,
+    /// Position deletes, equality deletes and deletion vectors that are live in the snapshot.
+    pub deletes: Vec<ScanFile>,
+    pub manifests_total: usize,
+    pub manifests_read: usize,
+    pub files_pruned: usize,
+}
+
+/// Plans the files of `snapshot` whose rows may satisfy `predicate`; `only` further limits them to named paths.
+pub async fn plan_files(
+    store: &Arc<StoreRegistry>,
+    metadata: &TableMetadata,
+    snapshot: &Snapshot,
+    columns: &ScanColumns,
+    predicate: Option<&PruningPredicate>,
+    only: Option<&HashSet<String>>,
+) -> Result<PlannedFiles> {
+    let manifests = read_manifest_list(store, metadata, snapshot).await?;
+    let manifests_total = manifests.len();
+    let live: Vec<ManifestFile> =
+        manifests.iter().filter(|m| m.has_added_files() || m.has_existing_files()).cloned().collect();
+    let kept = prune(predicate, &ManifestStatistics { columns, manifests: &live });
+    let wanted: Vec<ManifestFile> = live
+        .into_iter()
+        .zip(kept)
+        // Delete files are few and decide whether an answer is right: never skip them by summary.
+        .filter_map(|(m, keep)| (keep || m.content == ManifestContentType::Deletes).then_some(m))
+        .collect();
+    let mut planned = PlannedFiles { manifests_total, manifests_read: wanted.len(), ..PlannedFiles::default() };
+    let files: Vec<Vec<ScanFile>> = futures::stream::iter(wanted)
+        .map(|manifest| live_files(store, manifest))
+        .buffered(MANIFEST_READS)
+        .try_collect()
+        .await?;
+    let mut data = Vec::new();
+    for file in files.into_iter().flatten() {
+        match file.data_file().content_type() {
+            DataContentType::Data if only.is_none_or(|only| only.contains(file.path())) => data.push(file),
+            DataContentType::Data => planned.files_pruned += 1,
+            _ => planned.deletes.push(file),
+        }
+    }
+    let kept = prune(predicate, &FileStatistics { columns, files: &data });
+    for (file, keep) in data.into_iter().zip(kept) {
+        if keep { planned.data.push(file) } else { planned.files_pruned += 1 }
+    }
+    Ok(planned)
+}
+
+/// Evaluates the predicate over the containers; anything that cannot be judged is kept.
+pub(super) fn prune(predicate: Option<&PruningPredicate>, statistics: &dyn PruningStatistics) -> Vec<bool> {
+    let count = statistics.num_containers();
+    match predicate {
+        Some(predicate) if count > 0 => predicate.prune(statistics).unwrap_or_else(|error| {
+            tracing::debug!(%error, "pruning by statistics failed, every file is kept");
+            vec![true; count]
+        }),
+        _ => vec![true; count],
+    }
+}
+
+/// The manifests of a snapshot, data and deletes.
+pub async fn read_manifest_list(
+    store: &Arc<StoreRegistry>,
+    metadata: &TableMetadata,
+    snapshot: &Snapshot,
+) -> Result<Arc<Vec<ManifestFile>>> {
+    if snapshot.manifest_list().is_empty() {
+        return Err(Error::new(
+            ErrorCode::TableFormat,
+            format!("snapshot {} has no manifest list (format v1 with inline manifests)", snapshot.snapshot_id()),
+        ));
+    }
+    store.metadata_cache().load_manifest_list(store, snapshot.manifest_list(), metadata.format_version()).await
+}
+
+/// The entries of a manifest that are live (added or existing).
+pub async fn live_files(store: &Arc<StoreRegistry>, file: ManifestFile) -> Result<Vec<ScanFile>> {
+    let manifest = store.metadata_cache().load_manifest(store, &file).await?;
+    Ok(manifest
+        .entries()
+        .iter()
+        .filter(|entry| entry.is_alive())
+        .map(|entry| ScanFile {
+            entry: Arc::clone(entry),
+            sequence_number: entry.sequence_number().unwrap_or(file.sequence_number),
+            snapshot_id: entry.snapshot_id().unwrap_or(file.added_snapshot_id),
+            spec_id: file.partition_spec_id,
+        })
+        .collect())
+}

@@ -1,0 +1,21 @@
+//! Reading tables: a table provider pinned to one snapshot.
+//!
+//! Path of the data: snapshot → `files` (manifests, pruned by `pruning`) → `evolution` (names by field id) →
+//! `build` (`DataSourceExec` over balanced file groups, with `statistics`).
+
+mod build;
+mod evolution;
+pub(crate) mod files;
+mod groups;
+mod judge;
+mod provider;
+mod pruning;
+mod selector;
+mod statistics;
+mod values;
+
+pub use build::FILE_COLUMN;
+pub(crate) use judge::is_total;
+pub(crate) use provider::plain_type;
+pub use provider::{IcebergTableProvider, ScanOptions};
+pub use selector::SnapshotSelector;

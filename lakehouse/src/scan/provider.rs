@@ -1,0 +1,375 @@
+//! `IcebergTableProvider`: a table at one snapshot, as DataFusion's planner sees it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DFSchema, Result as DfResult, Statistics};
+use datafusion::common::stats::Precision;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_plan::ExecutionPlan;
+use futures::{StreamExt, TryStreamExt};
+use iceberg::spec::{Schema, TableMetadata};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+use chainalytics_common::{Error, ErrorCode, Result};
+
+use super::build::{NamedFile, ScanRequest, external, file_field};
+use super::evolution::{column_with_default, names_are_stable, names_in_file};
+use super::files::{PlannedFiles, ScanFile, plan_files};
+use super::pruning::ScanColumns;
+use super::selector::SnapshotSelector;
+use crate::ident::TableIdent;
+use crate::store::StoreRegistry;
+use crate::table::{Table, arrow_schema};
+
+/// Footers read at the same time when a table's columns were renamed.
+const FOOTER_READS: usize = 16;
+
+/// How a provider reads its table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanOptions {
+    /// Adds the column `_file` (path of the data file) behind the table's columns.
+    #[serde(default)]
+    pub file_column: bool,
+    /// Reads only these data files (their paths as the manifests give them).
+    #[serde(default)]
+    pub only_files: Option<Arc<BTreeSet<String>>>,
+}
+
+/// An Iceberg table pinned to a snapshot. What later commits do is not seen; planning reads the manifests lazily.
+pub struct IcebergTableProvider {
+    ident: TableIdent,
+    store: Arc<StoreRegistry>,
+    metadata_location: String,
+    /// `None` for a table without snapshots: it has no rows.
+    snapshot_id: Option<i64>,
+    iceberg_schema: Arc<Schema>,
+    columns: Vec<(i32, FieldRef)>,
+    schema: SchemaRef,
+    options: ScanOptions,
+    metadata: OnceCell<Arc<TableMetadata>>,
+}
+
+/// The wire form of a provider in a logical plan.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    ident: TableIdent,
+    metadata_location: String,
+    snapshot_id: Option<i64>,
+    schema: Schema,
+    #[serde(default)]
+    options: ScanOptions,
+}
+
+impl IcebergTableProvider {
+    /// The table at the selected snapshot.
+    pub fn try_new(table: &Table, at: &SnapshotSelector) -> Result<Self> {
+        Self::with_options(table, at, ScanOptions::default())
+    }
+
+    /// The table at the selected snapshot, read with options.
+    pub fn with_options(table: &Table, at: &SnapshotSelector, options: ScanOptions) -> Result<Self> {
+        let metadata = Arc::clone(table.metadata());
+        let snapshot_id = at.resolve(&table.ident().to_string(), &metadata)?;
+        let schema = match snapshot_id.and_then(|id| metadata.snapshot_by_id(id)) {
+            Some(snapshot) if at.uses_snapshot_schema() => snapshot.schema(&metadata).map_err(|e| {
+                Error::new(ErrorCode::TableFormat, format!("table {}: schema of a snapshot: {e}", table.ident()))
+            })?,
+            _ => Arc::clone(metadata.current_schema()),
+        };
+        let provider = Self::from_parts(
+            table.ident().clone(),
+            Arc::clone(table.store()),
+            table.metadata_location().to_owned(),
+            snapshot_id,
+            schema,
+            options,
+        )?;
+        Ok(Self { metadata: OnceCell::new_with(Some(metadata)), ..provider })
+    }
+
+    fn from_parts(
+        ident: TableIdent,
+        store: Arc<StoreRegistry>,
+        metadata_location: String,
+        snapshot_id: Option<i64>,
+        iceberg_schema: Arc<Schema>,
+        options: ScanOptions,
+    ) -> Result<Self> {
+        let arrow = arrow_schema::to_arrow(&iceberg_schema)?;
+        // Field ids stay out of the plan's schemas: they would differ from those of computed columns for no gain.
+        let columns: Vec<(i32, FieldRef)> = iceberg_schema
+            .as_struct()
+            .fields()
+            .iter()
+            .zip(arrow.fields())
+            .map(|(field, arrow)| (field.id, Arc::new(without_metadata(arrow))))
+            .collect();
+        let mut fields: Vec<FieldRef> = columns.iter().map(|(_, f)| Arc::clone(f)).collect();
+        if options.file_column {
+            fields.push(file_field());
+        }
+        Ok(Self {
+            ident,
+            store,
+            metadata_location,
+            snapshot_id,
+            iceberg_schema,
+            columns,
+            schema: Arc::new(ArrowSchema::new(fields)),
+            options,
+            metadata: OnceCell::new(),
+        })
+    }
+
+    pub fn ident(&self) -> &TableIdent {
+        &self.ident
+    }
+
+    /// The snapshot whose rows are read; `None` for a table that was never written.
+    pub fn snapshot_id(&self) -> Option<i64> {
+        self.snapshot_id
+    }
+
+    pub fn metadata_location(&self) -> &str {
+        &self.metadata_location
+    }
+
+    /// The provider for a logical plan's wire form.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(&Wire {
+            ident: self.ident.clone(),
+            metadata_location: self.metadata_location.clone(),
+            snapshot_id: self.snapshot_id,
+            schema: self.iceberg_schema.as_ref().clone(),
+            options: self.options.clone(),
+        })
+        .map_err(|e| Error::new(ErrorCode::Internal, format!("cannot encode table {}: {e}", self.ident)))
+    }
+
+    /// The inverse of [`Self::to_bytes`]; reads nothing yet.
+    pub fn from_bytes(bytes: &[u8], store: Arc<StoreRegistry>) -> Result<Self> {
+        let wire: Wire = serde_json::from_slice(bytes)
+            .map_err(|e| Error::new(ErrorCode::Internal, format!("cannot decode a table of a plan: {e}")))?;
+        Self::from_parts(
+            wire.ident,
+            store,
+            wire.metadata_location,
+            wire.snapshot_id,
+            Arc::new(wire.schema),
+            wire.options,
+        )
+    }
+
+    async fn metadata(&self) -> Result<&Arc<TableMetadata>> {
+        self.metadata
+            .get_or_try_init(|| self.store.metadata_cache().load_metadata(&self.store, &self.metadata_location))
+            .await
+    }
+
+    /// The files whose rows may satisfy all of `filters` (over the table's columns, names unqualified).
+    pub(crate) async fn plan_files(&self, state: &dyn Session, filters: &[Expr]) -> Result<PlannedFiles> {
+        let metadata = self.metadata().await?;
+        let Some(snapshot) = self.snapshot_id.and_then(|id| metadata.snapshot_by_id(id)) else {
+            return match self.snapshot_id {
+                None => Ok(PlannedFiles::default()),
+                Some(id) => Err(Error::new(
+                    ErrorCode::SnapshotNotFound,
+                    format!("table {} has no snapshot {id}: it expired while the query was planned", self.ident),
+                )),
+            };
+        };
+        let scan_columns = ScanColumns::new(metadata, &self.iceberg_schema, &self.schema);
+        let predicate = self.pruning_predicate(state, filters).map_err(Error::from_datafusion)?;
+        let only: Option<HashSet<String>> =
+            self.options.only_files.as_ref().map(|files| files.iter().cloned().collect());
+        plan_files(&self.store, metadata, snapshot, &scan_columns, predicate.as_ref(), only.as_ref()).await
+    }
+
+    pub(super) fn iceberg_schema(&self) -> &Schema {
+        &self.iceberg_schema
+    }
+
+    /// The metadata, for callers that made the provider from a loaded table.
+    pub(super) fn loaded_metadata(&self) -> Result<&TableMetadata> {
+        self.metadata.get().map(Arc::as_ref).ok_or_else(|| {
+            Error::new(ErrorCode::Internal, format!("the metadata of table {} is not loaded", self.ident))
+        })
+    }
+
+    pub(super) fn pruning_predicate(&self, state: &dyn Session, filters: &[Expr]) -> DfResult<Option<PruningPredicate>> {
+        let Some(filter) = conjunction(filters.iter().cloned()) else {
+            return Ok(None);
+        };
+        let schema = Arc::new(DFSchema::try_from(Arc::clone(&self.schema))?);
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::clone(&schema))
+            .with_config_options(Arc::clone(state.config().options()))
+            .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+            .build();
+        // Simplified first: a negation must become the opposite comparison to be judged.
+        let simplifier = ExprSimplifier::new(context);
+        let filter = simplifier.simplify(simplifier.coerce(filter, &schema)?)?;
+        let filter = state.create_physical_expr(filter, &schema)?;
+        let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.schema)).try_build(filter);
+        Ok(predicate.ok().filter(|p| !p.always_true()))
+    }
+
+    /// Gives each file the names of its columns where they may differ from today's.
+    async fn named(&self, metadata: &TableMetadata, files: Vec<ScanFile>) -> Result<Vec<NamedFile>> {
+        if let Some(field) = column_with_default(&self.iceberg_schema) {
+            return Err(Error::new(
+                ErrorCode::TableFormat,
+                format!(
+                    "column '{}' of table {} has an initial default, which is not supported: its rows would be wrong",
+                    field.name, self.ident
+                ),
+            ));
+        }
+        if names_are_stable(metadata) {
+            return Ok(files.into_iter().map(|file| NamedFile { file, names: None }).collect());
+        }
+        futures::stream::iter(files)
+            .map(|file| async move {
+                let names = names_in_file(&self.store, &self.iceberg_schema, &file).await?;
+                let same = self.columns.iter().zip(&names).all(|((_, f), n)| n.as_ref() == Some(f.name()));
+                Ok(NamedFile { file, names: (!same).then_some(names) })
+            })
+            .buffered(FOOTER_READS)
+            .try_collect()
+            .await
+    }
+
+    async fn scan_plan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let planned = self.plan_files(state, filters).await?;
+        if !planned.deletes.is_empty() {
+            return Err(Error::new(
+                ErrorCode::TableFormat,
+                format!(
+                    "table {} has {} delete files (merge-on-read), which cannot be read yet; rewrite its data files first",
+                    self.ident,
+                    planned.deletes.len()
+                ),
+            ));
+        }
+        tracing::debug!(
+            table = %self.ident,
+            snapshot = self.snapshot_id,
+            manifests = planned.manifests_total,
+            manifests_read = planned.manifests_read,
+            files = planned.data.len(),
+            files_pruned = planned.files_pruned,
+            "planned a scan"
+        );
+        let mut files = planned.data;
+        if let (Some(limit), true) = (limit, filters.is_empty()) {
+            files = enough_for(files, limit);
+        }
+        let files = self.named(self.metadata().await?, files).await?;
+        let request = ScanRequest {
+            state,
+            store: &self.store,
+            columns: &self.columns,
+            file_column: self.options.file_column,
+            projection,
+            limit,
+        };
+        request.build(files).map_err(Error::from_datafusion)
+    }
+}
+
+/// The first files that hold `limit` rows together.
+fn enough_for(files: Vec<ScanFile>, limit: usize) -> Vec<ScanFile> {
+    let mut rows = 0;
+    let limit = limit as u64;
+    files
+        .into_iter()
+        .take_while(|file| {
+            let wanted = rows < limit;
+            rows += file.data_file().record_count();
+            wanted
+        })
+        .collect()
+}
+
+/// A field without metadata, and its children likewise.
+fn without_metadata(field: &FieldRef) -> Field {
+    Field::new(field.name(), plain_type(field.data_type()), field.is_nullable())
+}
+
+/// A type whose nested fields carry no metadata.
+pub(crate) fn plain_type(data_type: &DataType) -> DataType {
+    let strip = |f: &FieldRef| Arc::new(without_metadata(f));
+    match data_type {
+        DataType::List(item) => DataType::List(strip(item)),
+        DataType::LargeList(item) => DataType::LargeList(strip(item)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(strip).collect::<Fields>()),
+        DataType::Map(entries, sorted) => DataType::Map(strip(entries), *sorted),
+        other => other.clone(),
+    }
+}
+
+#[async_trait]
+impl TableProvider for IcebergTableProvider {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        // Files are pruned by them; every row is filtered again above the scan.
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        let metadata = self.metadata.get()?;
+        let rows = match self.snapshot_id {
+            None => 0,
+            Some(id) => {
+                let summary = &metadata.snapshot_by_id(id)?.summary().additional_properties;
+                summary.get("total-records")?.parse::<usize>().ok()?
+            }
+        };
+        let mut statistics = Statistics::new_unknown(&self.schema);
+        // Inexact: the summary is its writer's claim.
+        statistics.num_rows = Precision::Inexact(rows);
+        Some(statistics)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        self.scan_plan(state, projection, filters, limit).await.map_err(external)
+    }
+}
+
+impl fmt::Debug for IcebergTableProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IcebergTableProvider")
+            .field("ident", &self.ident)
+            .field("snapshot_id", &self.snapshot_id)
+            .finish_non_exhaustive()
+    }
+}

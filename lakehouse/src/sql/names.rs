@@ -1,0 +1,198 @@
+//! From tokens to a plan: versions and times resolved, names of columns in their tables' letter case, metadata tables
+//! under their internal names, and missing tables reported with what is there.
+
+use std::ops::ControlFlow;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{Int64Type, TimeUnit};
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::sqlparser::ast::{
+    Ident, ObjectName, ObjectNamePart, Statement as SqlStatement, visit_relations_mut,
+};
+use datafusion::sql::sqlparser::dialect::Dialect;
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
+
+use chainalytics_common::{Error, ErrorCode, Result};
+
+use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_table, table_not_found};
+use super::letter_case::MixedCase;
+use super::metadata_tables::MetadataKind;
+use super::statement::{ParsedStatement, parse_statement};
+use super::time_travel::{resolve_marker, rewrite_time_travel};
+use crate::ident::TableIdent;
+use crate::lakehouse::Lakehouse;
+
+/// Numbers of `TIMESTAMP AS OF` below this are seconds (Spark's), others milliseconds.
+const SECONDS_MAX: i64 = 100_000_000_000;
+
+/// Rewrites and parses one statement.
+pub async fn prepare(
+    ctx: &SessionContext,
+    lakehouse: &Lakehouse,
+    tokens: Vec<TokenWithSpan>,
+    dialect: &dyn Dialect,
+) -> Result<(Vec<TokenWithSpan>, ParsedStatement)> {
+    let (mut tokens, as_of) = rewrite_time_travel(tokens, dialect)?;
+    for clause in &as_of {
+        let timestamp_ms = evaluate_time(&clause.expression).await?;
+        resolve_marker(&mut tokens, clause, timestamp_ms);
+    }
+    let statement = parse_statement(tokens.clone(), dialect)?;
+    let mut mixed = MixedCase::default();
+    for reference in references(ctx, &statement) {
+        if let Some(ident) = lakehouse_ident(ctx, &reference)
+            && let Some(table) = find_table(lakehouse, &without_marks(&ident)).await?
+        {
+            for field in table.schema().fields() {
+                mixed.add(field.name());
+            }
+        }
+    }
+    if mixed.apply(&mut tokens) {
+        let statement = parse_statement(tokens.clone(), dialect)?;
+        return Ok((tokens, statement));
+    }
+    Ok((tokens, statement))
+}
+
+/// Plans a statement of DataFusion's.
+pub async fn plan(ctx: &SessionContext, lakehouse: &Lakehouse, mut statement: DfStatement) -> Result<LogicalPlan> {
+    name_metadata_tables(ctx, &mut statement);
+    let state = ctx.state();
+    match state.statement_to_plan(statement.clone()).await {
+        Ok(plan) => Ok(plan),
+        Err(error) => {
+            // The planner only says "not found": say what is there.
+            for reference in state.resolve_table_references(&statement).unwrap_or_default() {
+                if let Some(ident) = lakehouse_ident(ctx, &reference)
+                    && !exists(ctx, &reference).await
+                {
+                    return Err(table_not_found(lakehouse, &ident).await);
+                }
+            }
+            Err(Error::from_datafusion(error))
+        }
+    }
+}
+
+async fn exists(ctx: &SessionContext, reference: &TableReference) -> bool {
+    !matches!(ctx.table_provider(reference.clone()).await, Err(datafusion::error::DataFusionError::Plan(_)))
+}
+
+/// Whether planning a statement needs the listing of tables.
+pub fn needs_listing(statement: &DfStatement) -> bool {
+    let text = statement.to_string().to_lowercase();
+    text.starts_with("show") || text.contains("information_schema") || text.starts_with("create")
+}
+
+/// The lakehouse table that a reference means; `None` for tables of other catalogs.
+pub fn lakehouse_ident(ctx: &SessionContext, reference: &TableReference) -> Option<TableIdent> {
+    let state = ctx.state();
+    let defaults = &state.config_options().catalog;
+    let resolved = reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
+    let catalog = ctx.catalog(&resolved.catalog)?;
+    let ours = catalog.is::<LakehouseCatalogProvider>() && resolved.schema.as_ref() != "information_schema";
+    ours.then(|| TableIdent::new(&resolved.schema, resolved.table.to_string()))
+}
+
+/// The lakehouse table that a name as written means.
+pub fn ident_of(ctx: &SessionContext, name: &ObjectName) -> Result<TableIdent> {
+    let reference = TableReference::parse_str(&name.to_string().replace('`', "\""));
+    let parts: Vec<String> = name.0.iter().map(part_value).collect();
+    let reference = match parts.as_slice() {
+        [table] => TableReference::bare(table.clone()),
+        [schema, table] => TableReference::partial(schema.clone(), table.clone()),
+        [catalog, schema, table] => TableReference::full(catalog.clone(), schema.clone(), table.clone()),
+        _ => reference,
+    };
+    lakehouse_ident(ctx, &reference).ok_or_else(|| {
+        Error::new(ErrorCode::Unsupported, format!("{name} is not a table of the lakehouse, it can only be read"))
+    })
+}
+
+/// A name's part without quotes.
+pub fn part_value(part: &ObjectNamePart) -> String {
+    part.as_ident().map_or_else(|| part.to_string(), |ident| ident.value.clone())
+}
+
+fn without_marks(ident: &TableIdent) -> TableIdent {
+    let base = ident.name().split(['@', METADATA_MARK]).next().unwrap_or(ident.name());
+    TableIdent::new(&ident.namespace_key(), base)
+}
+
+fn references(ctx: &SessionContext, statement: &ParsedStatement) -> Vec<TableReference> {
+    let sql = match statement {
+        ParsedStatement::DataFusion(statement) => statement.as_ref().clone(),
+        ParsedStatement::Insert(insert) => wrap(SqlStatement::Insert(insert.as_ref().clone())),
+        ParsedStatement::Delete(delete) => wrap(SqlStatement::Delete(delete.as_ref().clone())),
+        ParsedStatement::Update(update) => wrap(SqlStatement::Update(update.as_ref().clone())),
+        ParsedStatement::CreateTable(create) => match &create.query {
+            Some(query) => wrap(SqlStatement::Query(query.clone())),
+            None => return Vec::new(),
+        },
+        _ => return Vec::new(),
+    };
+    ctx.state().resolve_table_references(&sql).unwrap_or_default()
+}
+
+pub fn wrap(statement: SqlStatement) -> DfStatement {
+    DfStatement::Statement(Box::new(statement))
+}
+
+/// Turns `[catalog.]ns.t.snapshots` into `[catalog.]ns."t$snapshots"`; DataFusion knows three levels of names only.
+fn name_metadata_tables(ctx: &SessionContext, statement: &mut DfStatement) {
+    let DfStatement::Statement(statement) = statement else {
+        if let DfStatement::Explain(explain) = statement {
+            name_metadata_tables(ctx, &mut explain.statement);
+        }
+        return;
+    };
+    let catalogs = ctx.catalog_names();
+    let _done = visit_relations_mut(statement.as_mut(), |name: &mut ObjectName| {
+        let levels = name.0.len();
+        if levels < 3 || !name.0.last().is_some_and(|p| MetadataKind::parse(&part_value(p)).is_some()) {
+            return ControlFlow::<()>::Continue(());
+        }
+        // `catalog.ns.files` is a table named "files".
+        if levels == 3 && catalogs.contains(&part_value(&name.0[0])) {
+            return ControlFlow::Continue(());
+        }
+        if let (Some(kind), Some(table)) = (name.0.pop(), name.0.pop()) {
+            let joined = format!("{}{METADATA_MARK}{}", part_value(&table), part_value(&kind));
+            name.0.push(ObjectNamePart::Identifier(Ident::with_quote('"', joined)));
+        }
+        ControlFlow::Continue(())
+    });
+}
+
+/// The value of a `TIMESTAMP AS OF` expression, milliseconds since 1970 UTC.
+async fn evaluate_time(expression: &str) -> Result<i64> {
+    let bad = |why: &dyn std::fmt::Display| {
+        Error::new(ErrorCode::SqlSyntax, format!("'{expression}' is not a point in time: {why}"))
+    };
+    if let Ok(number) = expression.trim_matches('\'').parse::<i64>() {
+        return Ok(if number.abs() < SECONDS_MAX { number.saturating_mul(1000) } else { number });
+    }
+    // A context of its own: constants only, no table can be read.
+    let df = SessionContext::new()
+        .sql(&format!("SELECT CAST(({expression}) AS TIMESTAMP(3)) AS t"))
+        .await
+        .map_err(|e| bad(&e))?;
+    let batches = df.collect().await.map_err(|e| bad(&e))?;
+    let column = batches.first().filter(|b| b.num_rows() == 1).map(|b| b.column(0)).ok_or_else(|| bad(&"no value"))?;
+    let millis = datafusion::arrow::compute::cast(
+        column,
+        &datafusion::arrow::datatypes::DataType::Timestamp(TimeUnit::Millisecond, None),
+    )
+    .and_then(|c| datafusion::arrow::compute::cast(&c, &datafusion::arrow::datatypes::DataType::Int64))
+    .map_err(|e| bad(&e))?;
+    let millis = millis.as_primitive::<Int64Type>();
+    if datafusion::arrow::array::Array::is_null(millis, 0) {
+        return Err(bad(&"it is NULL"));
+    }
+    Ok(millis.value(0))
+}

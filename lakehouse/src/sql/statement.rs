@@ -1,0 +1,248 @@
+//! From SQL text to statements: splits a script at `;`, recognises the statements that the driver plans
+//! itself (DDL and DML on lakehouse tables) and hands everything else to DataFusion's parser.
+
+use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
+use datafusion::sql::sqlparser::ast::{
+    Delete, Insert, Merge, ObjectName, ObjectType, Statement as SqlStatement, Update,
+};
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+
+use chainalytics_common::{Error, ErrorCode, Result};
+
+use super::create_table::{CreateTableStatement, parse_create_table};
+
+/// Nesting allowed in one expression: the parser is recursive, so that a hostile text must not exhaust the stack.
+const RECURSION_LIMIT: usize = 128;
+
+/// One parsed statement. Names are as written; resolving them is the planner's work.
+#[derive(Debug)]
+pub enum ParsedStatement {
+    CreateTable(Box<CreateTableStatement>),
+    DropTable { names: Vec<ObjectName>, if_exists: bool, purge: bool },
+    CreateNamespace { name: ObjectName, if_not_exists: bool },
+    DropNamespace { names: Vec<ObjectName>, if_exists: bool },
+    ShowNamespaces,
+    ShowTables { namespace: Option<ObjectName> },
+    Describe { name: ObjectName },
+    Insert(Box<Insert>),
+    Delete(Box<Delete>),
+    Update(Box<Update>),
+    Merge(Box<Merge>),
+    /// Everything that DataFusion plans: queries, EXPLAIN, SET, CREATE EXTERNAL TABLE, views, COPY.
+    DataFusion(Box<DfStatement>),
+}
+
+/// Splits `sql` into the tokens of its statements, white space and comments removed.
+pub fn split_statements(sql: &str, dialect: &dyn Dialect) -> Result<Vec<Vec<TokenWithSpan>>> {
+    let tokens = Tokenizer::new(dialect, sql)
+        .tokenize_with_location()
+        .map_err(|e| syntax_error(&e.to_string()))?;
+    let mut statements = Vec::new();
+    let mut current = Vec::new();
+    for token in tokens {
+        match token.token {
+            Token::Whitespace(_) => {}
+            Token::SemiColon => {
+                if !current.is_empty() {
+                    statements.push(std::mem::take(&mut current));
+                }
+            }
+            Token::EOF => {}
+            _ => current.push(token),
+        }
+    }
+    if !current.is_empty() {
+        statements.push(current);
+    }
+    Ok(statements)
+}
+
+/// The texts of the statements of a script, for callers that run and report them one by one.
+pub fn split_text(sql: &str) -> Result<Vec<String>> {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql)
+        .tokenize_with_location()
+        .map_err(|e| syntax_error(&e.to_string()))?;
+    let mut line_starts = vec![0];
+    line_starts.extend(sql.char_indices().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1));
+    // Columns count characters, from one.
+    let offset = |line: u64, column: u64| {
+        let start = usize::try_from(line).ok().and_then(|l| line_starts.get(l.saturating_sub(1)).copied()).unwrap_or(0);
+        let skip = usize::try_from(column).unwrap_or(1).saturating_sub(1);
+        sql[start..].char_indices().nth(skip).map_or(sql.len(), |(i, _)| start + i)
+    };
+    let mut statements = Vec::new();
+    let mut start = 0;
+    let mut seen = false;
+    for token in &tokens {
+        match token.token {
+            Token::SemiColon => {
+                let end = offset(token.span.start.line, token.span.start.column);
+                if seen {
+                    statements.push(sql[start..end].trim().to_string());
+                }
+                (start, seen) = (end + 1, false);
+            }
+            Token::Whitespace(_) | Token::EOF => {}
+            _ => seen = true,
+        }
+    }
+    if seen {
+        statements.push(sql[start..].trim().to_string());
+    }
+    Ok(statements)
+}
+
+/// Parses the tokens of one statement, its time-travel clauses already rewritten (see `time_travel`).
+pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<ParsedStatement> {
+    let word = |i: usize| tokens.get(i).map_or(Keyword::NoKeyword, |t| keyword_of(&t.token));
+    let text = |i: usize| tokens.get(i).map(|t| t.token.to_string().to_ascii_uppercase()).unwrap_or_default();
+    match word(0) {
+        Keyword::CREATE => {
+            let replace = word(1) == Keyword::OR && word(2) == Keyword::REPLACE;
+            let at = if replace { 3 } else { 1 };
+            if word(at) == Keyword::TABLE {
+                let mut parser = parser(dialect, tokens[at + 1..].to_vec());
+                let statement = parse_create_table(&mut parser, replace)?;
+                expect_end(&parser)?;
+                return Ok(ParsedStatement::CreateTable(Box::new(statement)));
+            }
+            if is_namespace_word(&text(at)) && !replace {
+                let mut parser = parser(dialect, tokens[at + 1..].to_vec());
+                let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+                let name = parser.parse_object_name(false).map_err(parse_error)?;
+                // LOCATION, COMMENT and properties of a namespace carry no meaning here; refuse rather than ignore.
+                expect_end(&parser)?;
+                return Ok(ParsedStatement::CreateNamespace { name, if_not_exists });
+            }
+        }
+        Keyword::DROP => {
+            let kind = text(1);
+            if word(1) == Keyword::TABLE || is_namespace_word(&kind) {
+                let mut parser = parser(dialect, tokens[2..].to_vec());
+                let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+                let names = parser
+                    .parse_comma_separated(|p| p.parse_object_name(false))
+                    .map_err(parse_error)?;
+                let purge = parser.parse_keyword(Keyword::PURGE);
+                let _restrict = parser.parse_keyword(Keyword::RESTRICT);
+                expect_end(&parser)?;
+                return Ok(if word(1) == Keyword::TABLE {
+                    ParsedStatement::DropTable { names, if_exists, purge }
+                } else {
+                    ParsedStatement::DropNamespace { names, if_exists }
+                });
+            }
+        }
+        Keyword::SHOW => match text(1).as_str() {
+            "SCHEMAS" | "NAMESPACES" | "DATABASES" if tokens.len() == 2 => return Ok(ParsedStatement::ShowNamespaces),
+            "TABLES" => {
+                let namespace = if matches!(word(2), Keyword::IN | Keyword::FROM) {
+                    let mut parser = parser(dialect, tokens[3..].to_vec());
+                    let name = parser.parse_object_name(false).map_err(parse_error)?;
+                    expect_end(&parser)?;
+                    Some(name)
+                } else if tokens.len() == 2 {
+                    None
+                } else {
+                    return Err(syntax_error("SHOW TABLES takes only IN <namespace>"));
+                };
+                return Ok(ParsedStatement::ShowTables { namespace });
+            }
+            _ => {}
+        },
+        Keyword::DESCRIBE | Keyword::DESC => {
+            let skip = if word(1) == Keyword::TABLE { 2 } else { 1 };
+            // DESCRIBE of a query stays DataFusion's.
+            if !matches!(word(skip), Keyword::SELECT | Keyword::WITH | Keyword::NoKeyword)
+                || tokens.get(skip).is_some_and(|t| matches!(&t.token, Token::Word(w) if w.keyword == Keyword::NoKeyword))
+            {
+                let mut parser = parser(dialect, tokens[skip..].to_vec());
+                let name = parser.parse_object_name(false).map_err(parse_error)?;
+                expect_end(&parser)?;
+                return Ok(ParsedStatement::Describe { name });
+            }
+        }
+        _ => {}
+    }
+    let mut df = DFParserBuilder::new(tokens)
+        .with_dialect(dialect)
+        .with_recursion_limit(RECURSION_LIMIT)
+        .build()
+        .map_err(Error::from_datafusion)?;
+    let mut statements = df.parse_statements().map_err(Error::from_datafusion)?;
+    let Some(statement) = statements.pop_front() else {
+        return Err(syntax_error("the statement is empty"));
+    };
+    Ok(classify(statement))
+}
+
+fn classify(statement: DfStatement) -> ParsedStatement {
+    match statement {
+        DfStatement::Statement(sql) => match *sql {
+            SqlStatement::Insert(insert) => ParsedStatement::Insert(Box::new(insert)),
+            SqlStatement::Delete(delete) => ParsedStatement::Delete(Box::new(delete)),
+            SqlStatement::Update(update) => ParsedStatement::Update(Box::new(update)),
+            SqlStatement::Merge(merge) => ParsedStatement::Merge(Box::new(merge)),
+            SqlStatement::Drop { object_type: ObjectType::Table, names, if_exists, purge, .. } => {
+                ParsedStatement::DropTable { names, if_exists, purge }
+            }
+            other => ParsedStatement::DataFusion(Box::new(DfStatement::Statement(Box::new(other)))),
+        },
+        other => ParsedStatement::DataFusion(Box::new(other)),
+    }
+}
+
+pub(super) fn parser<'a>(dialect: &'a dyn Dialect, tokens: Vec<TokenWithSpan>) -> Parser<'a> {
+    Parser::new(dialect)
+        .with_recursion_limit(RECURSION_LIMIT)
+        .with_tokens_with_locations(tokens)
+}
+
+pub(super) fn keyword_of(token: &Token) -> Keyword {
+    match token {
+        Token::Word(word) if word.quote_style.is_none() => word.keyword,
+        _ => Keyword::NoKeyword,
+    }
+}
+
+fn is_namespace_word(word: &str) -> bool {
+    matches!(word, "SCHEMA" | "NAMESPACE" | "DATABASE")
+}
+
+pub(super) fn expect_end(parser: &Parser<'_>) -> Result<()> {
+    let next = parser.peek_token();
+    match next.token {
+        Token::EOF => Ok(()),
+        other => Err(syntax_error(&format!(
+            "unexpected '{other}' at line {}, column {}",
+            next.span.start.line, next.span.start.column
+        ))),
+    }
+}
+
+pub(super) fn parse_error(error: ParserError) -> Error {
+    match error {
+        ParserError::TokenizerError(m) | ParserError::ParserError(m) => syntax_error(&m),
+        ParserError::RecursionLimitExceeded => syntax_error("expressions are nested too deeply"),
+    }
+}
+
+pub(super) fn syntax_error(message: &str) -> Error {
+    Error::new(ErrorCode::SqlSyntax, format!("SQL syntax error: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn scripts_split_at_semicolons_outside_strings_and_comments() {
+        let script = "select 'a;ü' as x; -- c;d\n\n ;select /* ; */ 2\n;";
+        assert_eq!(split_text(script).unwrap(), ["select 'a;ü' as x", "select /* ; */ 2"]);
+        assert_eq!(split_statements(script, &GenericDialect {}).unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,213 @@
+//! The whole path on a SQLite catalog in a temporary folder, run in this process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::physical_plan::ExecutionPlanProperties;
+use datafusion::physical_plan::displayable;
+use datafusion::prelude::{SessionConfig, col, lit};
+use tempfile::TempDir;
+
+use super::*;
+use crate::catalog::CatalogOptions;
+use crate::dml::{WriteMode, write_dataframe};
+use crate::exec::LocalExecutor;
+use crate::store::StoreRegistry;
+
+struct Fixture {
+    _dir: TempDir,
+    lakehouse: Lakehouse,
+    executor: LocalExecutor,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let options = CatalogOptions {
+            name: "chain".to_string(),
+            uri: format!("sqlite:///{path}/catalog.db"),
+            busy_timeout: Duration::from_secs(5),
+            connections_max: 4,
+            warehouse: format!("{path}/warehouse"),
+        };
+        let lakehouse = Lakehouse::open_with(options, "demo".to_string(), StoreRegistry::local()).await.unwrap();
+        let config = SessionConfig::new().with_target_partitions(3);
+        let executor = LocalExecutor::open(&lakehouse, "chain", config).unwrap();
+        Self { _dir: dir, lakehouse, executor }
+    }
+
+    async fn run(&self, sql: &str) -> Result<StatementResult> {
+        execute(self.executor.ctx(), &self.lakehouse, &self.executor, sql, WriteOptions::default()).await
+    }
+
+    async fn ok(&self, sql: &str) -> StatementResult {
+        self.run(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    }
+
+    async fn fail(&self, sql: &str) -> Error {
+        match self.run(sql).await {
+            Err(error) => error,
+            Ok(StatementResult::Rows(rows)) => {
+                Error::from_datafusion(rows.try_collect::<Vec<_>>().await.expect_err(sql))
+            }
+            Ok(other) => panic!("{sql}: {other:?}"),
+        }
+    }
+
+    async fn batches(&self, sql: &str) -> Vec<RecordBatch> {
+        let StatementResult::Rows(rows) = self.ok(sql).await else { panic!("{sql} gave no rows") };
+        rows.try_collect().await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    }
+
+    /// Values of a query, cells joined by `|`, rows by a space.
+    async fn values(&self, sql: &str) -> String {
+        let text = pretty_format_batches(&self.batches(sql).await).unwrap().to_string();
+        let rows: Vec<String> = text
+            .lines()
+            .skip(3)
+            .filter(|l| l.starts_with('|'))
+            .map(|l| l.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join("|"))
+            .collect();
+        rows.join(" ")
+    }
+
+    async fn affected(&self, sql: &str) -> (u64, i64) {
+        match self.ok(sql).await {
+            StatementResult::Affected { rows, snapshot_id } => (rows, snapshot_id.unwrap_or_default()),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+const CREATE: &str = "CREATE TABLE events (Id BIGINT NOT NULL, kind STRING, ts TIMESTAMP, amount DECIMAL(10,2)) \
+                      USING iceberg PARTITIONED BY (days(ts))";
+
+#[tokio::test]
+async fn insert_read_time_travel_and_metadata_tables() {
+    let f = Fixture::new().await;
+    f.ok(CREATE).await;
+    f.ok("CREATE TABLE IF NOT EXISTS events (x INT)").await;
+    assert_eq!(f.fail(CREATE).await.code(), ErrorCode::TableExists);
+    assert_eq!(f.values("SELECT count(*) FROM events").await, "0");
+    let (rows, first) = f
+        .affected("INSERT INTO Events VALUES (1, 'a', '2024-01-01 10:00:00', 1.5), (2, 'b', '2024-01-02 10:00:00', 2)")
+        .await;
+    assert_eq!(rows, 2);
+    let (_, second) = f.affected("insert into events (ID, ts) values (3, timestamp '2024-01-03 00:00:00')").await;
+    // Letter case of columns and tables does not matter, and is kept.
+    assert_eq!(f.values("SELECT id, kind, amount FROM EVENTS ORDER BY iD").await, "1|a|1.50 2|b|2.00 3||");
+    let schema = f.batches("SELECT * FROM events").await[0].schema();
+    assert_eq!(schema.field(0).name(), "Id");
+
+    for as_of in [
+        format!("VERSION AS OF {first}"),
+        format!("FOR VERSION AS OF {first}"),
+        format!("FOR SYSTEM_VERSION AS OF {first} AS x"),
+    ] {
+        assert_eq!(f.values(&format!("SELECT count(*) FROM events {as_of}")).await, "2", "{as_of}");
+    }
+    assert_eq!(f.values(&format!("SELECT events.id FROM demo.events VERSION AS OF {second} WHERE id > 2")).await, "3");
+    assert_eq!(f.values("SELECT count(*) FROM events FOR VERSION AS OF 'main'").await, "3");
+    assert_eq!(f.values("SELECT count(*) FROM events TIMESTAMP AS OF now() + INTERVAL '1' HOUR").await, "3");
+    assert_eq!(f.fail("SELECT * FROM events TIMESTAMP AS OF '2001-01-01'").await.code(), ErrorCode::SnapshotNotFound);
+    assert_eq!(f.fail("SELECT * FROM events VERSION AS OF 7").await.code(), ErrorCode::SnapshotNotFound);
+
+    assert_eq!(f.values("SELECT count(*) FROM events.snapshots").await, "2");
+    assert_eq!(f.values("SELECT count(*) FROM demo.events.files").await, "3");
+    assert_eq!(f.values("SELECT sum(record_count) FROM chain.demo.events.partitions").await, "3");
+    assert_eq!(f.values("SELECT operation FROM \"events$snapshots\" LIMIT 1").await, "append");
+    assert_eq!(f.values("SHOW TABLES").await, "demo|events|false");
+    assert!(f.values("DESCRIBE events").await.contains("Part 0|day(ts)"));
+}
+
+#[tokio::test]
+async fn filters_prune_files_by_partition_and_by_bounds() {
+    let f = Fixture::new().await;
+    f.ok("CREATE TABLE t (id BIGINT, ts TIMESTAMP, b BIGINT) PARTITIONED BY (days(ts), bucket(4, b))").await;
+    f.ok("INSERT INTO t SELECT value, TIMESTAMP '2024-01-01 00:00:00' + value * INTERVAL '1' DAY, 7 FROM generate_series(0, 9)")
+        .await;
+    let files = async |filter: &str| {
+        let sql = format!("SELECT id FROM t WHERE {filter}");
+        let plan = plan_query(f.executor.ctx(), &f.lakehouse, &sql).await.unwrap();
+        let plan = f.executor.ctx().state().create_physical_plan(&plan).await.unwrap();
+        let text = displayable(plan.as_ref()).indent(false).to_string();
+        assert!(plan.output_partitioning().partition_count() <= 3);
+        text.matches(".parquet").count()
+    };
+    assert_eq!(files("ts >= '2024-01-05' AND ts < '2024-01-07'").await, 2);
+    assert_eq!(files("ts = '2024-01-05 00:00:00'").await, 1);
+    assert_eq!(files("id = 3").await, 1);
+    assert_eq!(files("id > 100").await, 0);
+    assert_eq!(files("b = 7").await, 10);
+    assert_eq!(files("b = 8").await, 0);
+    // Statistics answer the counts without a scan, and right.
+    assert_eq!(f.values("SELECT count(*), min(id), max(id) FROM t").await, "10|0|9");
+    assert_eq!(f.values("SELECT count(*) FROM t WHERE ts >= '2024-01-05'").await, "6");
+    assert_eq!(f.values("SELECT count(*) FROM (SELECT * FROM t LIMIT 4)").await, "4");
+}
+
+#[tokio::test]
+async fn overwrite_delete_and_update() {
+    let f = Fixture::new().await;
+    f.ok("CREATE TABLE t (id INT NOT NULL, day DATE, v DOUBLE) PARTITIONED BY (day)").await;
+    f.ok("INSERT INTO t SELECT value, DATE '2024-01-01' + (value % 3) * INTERVAL '1' DAY, value FROM generate_series(1, 9)")
+        .await;
+    // Dynamic overwrite replaces the touched partition only.
+    f.ok("INSERT OVERWRITE t VALUES (100, '2024-01-01', 1.0)").await;
+    assert_eq!(f.values("SELECT count(*), sum(id) FROM t").await, "7|127");
+    // A partition goes by its metadata alone, some rows of a file by rewriting it.
+    assert_eq!(f.affected("DELETE FROM t WHERE day = '2024-01-01'").await.0, 1);
+    assert_eq!(f.affected("DELETE FROM t AS x WHERE x.v > 5 AND x.id IN (SELECT id FROM t WHERE id < 8)").await.0, 1);
+    assert_eq!(f.values("SELECT id FROM t ORDER BY id").await, "1 2 4 5 8");
+    assert_eq!(f.affected("DELETE FROM t WHERE id = 77").await.0, 0);
+    assert_eq!(f.affected("UPDATE t SET v = v * 10, day = NULL WHERE id >= 5").await.0, 2);
+    assert_eq!(f.values("SELECT id, v, day IS NULL FROM t ORDER BY id").await, "1|1.0|false 2|2.0|false 4|4.0|false 5|50.0|true 8|80.0|true");
+    assert_eq!(f.affected("UPDATE t SET v = 0 WHERE id = (SELECT max(id) FROM t)").await.0, 1);
+    assert_eq!(f.values("SELECT v FROM t WHERE id = 8").await, "0.0");
+    assert_eq!(f.affected("CREATE TABLE c AS SELECT id, v FROM t").await.0, 5);
+    assert_eq!(f.affected("DELETE FROM c").await.0, 5);
+    f.ok("DROP TABLE c; DROP TABLE IF EXISTS c").await;
+    assert_eq!(f.fail("SELECT * FROM c").await.code(), ErrorCode::TableNotFound);
+}
+
+#[tokio::test]
+async fn wrong_input_is_refused_with_its_name() {
+    let f = Fixture::new().await;
+    f.ok("CREATE TABLE orders (id INT NOT NULL, name STRING)").await;
+    let error = f.fail("SELECT * FROM oders").await;
+    assert_eq!(error.code(), ErrorCode::TableNotFound);
+    assert!(error.to_string().contains("orders"), "{error}");
+    assert_eq!(f.fail("INSERT INTO orders VALUES (1)").await.code(), ErrorCode::SchemaMismatch);
+    assert_eq!(f.fail("INSERT INTO orders (name) VALUES ('x')").await.code(), ErrorCode::SchemaMismatch);
+    assert_eq!(f.fail("INSERT INTO orders (id, nme) VALUES (1, 'x')").await.code(), ErrorCode::SchemaMismatch);
+    assert_eq!(f.fail("SELEC 1").await.code(), ErrorCode::SqlSyntax);
+    f.fail("INSERT INTO orders VALUES (NULL, 'x')").await;
+    f.fail("INSERT INTO orders VALUES (3000000000, 'x')").await;
+    assert_eq!(f.values("SELECT count(*) FROM orders").await, "0");
+}
+
+#[tokio::test]
+async fn a_step_writes_once_and_filters_overwrite() {
+    let f = Fixture::new().await;
+    f.ok("CREATE TABLE t (id BIGINT, v STRING)").await;
+    let ident = f.lakehouse.ident("t").unwrap();
+    let options = WriteOptions::step("run-1", "load");
+    let ctx = f.executor.ctx();
+    let write = async |sql: &str, mode: WriteMode, options: &WriteOptions| {
+        let df = ctx.sql(sql).await.unwrap();
+        write_dataframe(&f.lakehouse, &f.executor, df, &ident, mode, options).await
+    };
+    let rows = "SELECT CAST(value AS INT) AS ID FROM generate_series(1, 10)";
+    let first = write(rows, WriteMode::Append, &options).await.unwrap();
+    assert_eq!((first.added_rows, first.already_committed), (10, false));
+    let again = write(rows, WriteMode::Append, &options).await.unwrap();
+    assert!(again.already_committed && again.snapshot_id == first.snapshot_id);
+    let filter = WriteMode::OverwriteFilter(col("id").gt(lit(8_i64)));
+    write("SELECT 99 AS id, 'new' AS v", filter, &WriteOptions::default()).await.unwrap();
+    assert_eq!(f.values("SELECT count(*), max(id) FROM t").await, "9|99");
+    let error = write("SELECT '1' AS id", WriteMode::Append, &WriteOptions::default()).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::SchemaMismatch);
+}
