@@ -6,8 +6,13 @@ import { time } from "./format.js";
 const HEIGHT = 150;
 const PAD = { top: 12, right: 12, bottom: 22, left: 56 };
 
-const nice = (max) => {
-  if (max <= 0) return 1;
+// A round number at or above the largest value; for sizes, round in powers of 1024.
+const nice = (max, binary) => {
+  if (max <= 0) return binary ? 1 << 30 : 1;
+  if (binary) {
+    const unit = 1024 ** Math.floor(Math.log2(max) / 10);
+    return nice(max / unit) * unit;
+  }
   const power = 10 ** Math.floor(Math.log10(max));
   return [1, 2, 2.5, 5, 10].map((step) => step * power).find((candidate) => candidate >= max) || max;
 };
@@ -27,7 +32,7 @@ function frame(width, top, format, from, to) {
 }
 
 /// series: [{name, class, value(point)}], points: [{at, ...}]; limit: an optional reference line.
-export function lineChart({ title, series, format, limitOf }) {
+export function lineChart({ title, series, format, limitOf, binary }) {
   const holder = h("div", { class: "chart", role: "img", "aria-label": title, own: title });
   let points = [];
   let width = 0;
@@ -35,7 +40,7 @@ export function lineChart({ title, series, format, limitOf }) {
     if (!width) return;
     if (points.length < 2) return render(holder, h("p", { class: "chart-empty dim" }, "Collecting…"));
     const limit = limitOf ? limitOf(points[points.length - 1]) : 0;
-    const top = nice(Math.max(limit || 0, ...points.flatMap((point) => series.map((line) => line.value(point) || 0))));
+    const top = nice(Math.max(limit || 0, ...points.flatMap((point) => series.map((line) => line.value(point) || 0))), binary);
     const [from, to] = [points[0].at, points[points.length - 1].at];
     const { inner, y, nodes } = frame(width, top, format, from, to);
     const x = (at) => PAD.left + inner.width * ((at - from) / Math.max(1, to - from));

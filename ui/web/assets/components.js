@@ -151,7 +151,7 @@ export function copyable(text, label) {
     const button = event.currentTarget;
     const done = () => { button.classList.add("done"); setTimeout(() => button.classList.remove("done"), 1200); };
     if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, () => {});
-  } } }, "⧉");
+  } } }, "copy");
 }
 
 export function disclosure(title, build, open) {

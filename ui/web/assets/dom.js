@@ -122,9 +122,9 @@ function morph(old, next) {
 export function onWidth(node, callback) {
   let last = 0;
   const observer = new ResizeObserver(() => {
-    if (!node.isConnected) return observer.disconnect();
+    if (!node.isConnected) return last ? observer.disconnect() : undefined;
     const width = Math.floor(node.clientWidth);
-    if (width > 0 && width !== last) { last = width; callback(width); }
+    if (width > 0 && width !== last) { last = width; requestAnimationFrame(() => callback(width)); }
   });
   observer.observe(node);
 }

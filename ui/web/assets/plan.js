@@ -37,11 +37,12 @@ export function planGraph() {
     view.y = Math.max(20, (height - size.height * view.k) / 2);
     apply();
   };
-  // A tall plan fitted as a whole is unreadable: begin with its width and its last stage's end in sight only when that helps.
+  // A tall plan fitted as a whole is unreadable: the frame grows with it up to a point, then the view begins at its top.
   const start = () => {
+    node.style.height = `${Math.round(Math.min(820, Math.max(360, size.height * 0.85 + 60)))}px`;
     fit();
-    if (view.k < 0.45 && size.width < size.height) {
-      view.k = Math.min(0.8, (svg.clientWidth - 40) / size.width);
+    if (view.k < 0.7 && size.width < size.height) {
+      view.k = Math.min(0.85, (svg.clientWidth - 40) / size.width);
       view.x = (svg.clientWidth - size.width * view.k) / 2;
       view.y = 20;
       apply();
@@ -83,7 +84,7 @@ export function planGraph() {
     h("div", { class: "plan-view" }, svg, h("div", { class: "plan-tools" },
       button("+", "Zoom in", () => zoom(1.25)), button("−", "Zoom out", () => zoom(1 / 1.25)), button("⤢", "Fit the whole plan", () => { view.touched = false; fit(); }))),
     details);
-  new ResizeObserver(() => { if (!view.touched) start(); }).observe(svg);
+  new ResizeObserver(() => { if (!view.touched) requestAnimationFrame(start); }).observe(svg);
 
   const hint = (query) => render(details, h("h3", null, "Plan"), h("p", { class: "dim" }, "Data flows downward. Point at an operator, or move to it with Tab, to see its details; click to keep them. Colour shows its share of all computing time."),
     h("div", { class: "scale", "aria-hidden": "true" }, h("span", null, "0 %"), h("i"), h("span", null, "100 %")), hottest(query));
@@ -136,7 +137,7 @@ export function planGraph() {
     let total = 0;
     for (const box of plan.stages) for (const own of box.nodes) total += own.node.metrics.elapsed_ns || 0;
     const held = document.activeElement && document.activeElement.caId;
-    canvas.replaceChildren(...plan.stages.map(stageShape), ...plan.edges.map(edgeShape), ...plan.stages.flatMap((box) => box.nodes.map((own) => operatorShape(box, own, total))));
+    canvas.replaceChildren(...plan.stages.map(stageShape), ...plan.edges.map(edgeShape), ...plan.stages.map(stageHead), ...plan.stages.flatMap((box) => box.nodes.map((own) => operatorShape(box, own, total))));
     if (held && canvas.isConnected) focusQuietly(held);
     if (pinned === null) hint(query);
     if (first || !view.touched) start();
@@ -146,18 +147,23 @@ export function planGraph() {
 
   const stageShape = (box) => {
     const { stage } = box;
-    const done = stage.tasks.filter((task) => task.state === "succeeded").length;
-    const time = stage.started_at_ms && stage.ended_at_ms && stage.state !== "running" ? `, ${ms(stage.ended_at_ms - stage.started_at_ms)}` : "";
     const lines = box.links.map(({ from, to }) => {
       const [x1, y1, x2, y2] = [from.x + NODE.width / 2, from.y + NODE.height, to.x + NODE.width / 2, to.y];
       const middle = (y1 + y2) / 2;
       return s("path", { class: "flow", d: x1 === x2 ? `M${x1} ${y1}L${x2} ${y2 - 1}` : `M${x1} ${y1}C${x1} ${middle} ${x2} ${middle} ${x2} ${y2 - 1}`, "marker-end": "url(#arrow)" });
     });
     return s("g", { class: `stage ${stage.state}`, transform: `translate(${box.x} ${box.y})` },
-      s("rect", { width: box.width, height: box.height, rx: 12 }),
+      s("rect", { width: box.width, height: box.height, rx: 12 }), lines);
+  };
+
+  // Drawn after the edges, which pass through the head of a stage.
+  const stageHead = (box) => {
+    const { stage } = box;
+    const done = stage.tasks.filter((task) => task.state === "succeeded").length;
+    const time = stage.started_at_ms && stage.ended_at_ms && stage.state !== "running" ? `, ${ms(stage.ended_at_ms - stage.started_at_ms)}` : "";
+    return s("g", { class: `stage-head ${stage.state}`, transform: `translate(${box.x} ${box.y})` },
       s("text", { class: "stage-name", x: 16, y: 24 }, `Stage ${stage.stage_id}`),
-      s("text", { class: "stage-note", x: box.width - 16, y: 24, "text-anchor": "end" }, cut(`${stage.state}${stage.attempt ? `, attempt ${stage.attempt + 1}` : ""}${stage.tasks.length ? `, ${done}/${stage.tasks.length} tasks` : ""}${time}`, Math.floor((box.width - 100) / 6.4))),
-      lines);
+      s("text", { class: "stage-note", x: box.width - 16, y: 24, "text-anchor": "end" }, cut(`${stage.state === "succeeded" ? "" : `${stage.state}, `}${stage.attempt ? `attempt ${stage.attempt + 1}, ` : ""}${stage.tasks.length ? `${done}/${stage.tasks.length} tasks` : "no tasks yet"}${time}`, Math.floor((box.width - 88) / 5.7))));
   };
 
   const edgeShape = (edge) => {

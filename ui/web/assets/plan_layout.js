@@ -1,24 +1,25 @@
 // Where everything of a plan graph goes; pure. Data flows downward: the operators that read are at the top of their stage, the one that
 // writes is at the bottom, and a stage lies below the stages that it reads.
 
-export const NODE = { width: 218, height: 50, gapX: 18, gapY: 22 };
-const STAGE = { pad: 16, head: 34, gapX: 36, gapY: 58 };
+export const NODE = { width: 218, height: 50, gapX: 18, gapY: 18 };
+const STAGE = { pad: 16, head: 34, gapX: 36, gapY: 54 };
 
 /// query: QueryDetail. Answers {width, height, stages: [{stage, x, y, width, height, nodes, links}], edges: [{from, to, rows, x1, y1, x2, y2}]}.
 export function layout(query) {
   const boxes = new Map(query.stages.filter((stage) => stage.operators).map((stage) => [stage.stage_id, { stage, ...stageBox(stage) }]));
   const edges = query.edges.filter((edge) => boxes.has(edge.from) && boxes.has(edge.to));
   const layers = layersOf(boxes, edges);
+  const order = orderOf(boxes, edges);
   let y = 0;
   let width = 0;
-  layers.forEach((ids, depth) => {
+  layers.forEach((ids) => {
     const row = ids.map((id) => boxes.get(id));
     // Under the middle of what feeds it, as far as the neighbours leave room.
     const wish = (box) => {
       const feeds = edges.filter((edge) => edge.to === box.stage.stage_id).map((edge) => boxes.get(edge.from)).filter((feed) => feed.x !== undefined);
       return feeds.length ? feeds.reduce((sum, feed) => sum + feed.x + feed.width / 2, 0) / feeds.length - box.width / 2 : null;
     };
-    if (depth) row.sort((a, b) => (wish(a) ?? Infinity) - (wish(b) ?? Infinity) || a.stage.stage_id - b.stage.stage_id);
+    row.sort((a, b) => order.get(a.stage.stage_id) - order.get(b.stage.stage_id));
     let x = 0;
     for (const box of row) {
       box.x = Math.max(x, wish(box) ?? x);
@@ -51,6 +52,20 @@ function layersOf(boxes, edges) {
   const layers = [];
   for (const id of [...boxes.keys()].sort((a, b) => a - b)) (layers[depth.get(id)] ||= []).push(id);
   return layers.filter(Boolean);
+}
+
+// From left to right as their readers stand in the stages below: walks up from the last stages. Keeps edges from crossing where it can.
+function orderOf(boxes, edges) {
+  const order = new Map();
+  const visit = (id) => {
+    if (order.has(id)) return;
+    order.set(id, order.size);
+    const readers = boxes.get(id).nodes.filter((own) => boxes.has(own.node.reads_stage)).sort((a, b) => a.x - b.x || a.y - b.y);
+    for (const reader of readers) visit(reader.node.reads_stage);
+  };
+  for (const id of [...boxes.keys()].sort((a, b) => b - a)) if (!edges.some((edge) => edge.from === id)) visit(id);
+  for (const id of boxes.keys()) visit(id);
+  return order;
 }
 
 function stageBox(stage) {

@@ -2,8 +2,9 @@
 
 import { get, segment } from "../api.js";
 import { chartsOf } from "./cluster_charts.js";
-import { age, badge, bar, card, duration, empty, link, runProgress, section, sortable, table, when } from "../components.js";
+import { age, badge, bar, card, empty, link, runProgress, section, sortable, table, when } from "../components.js";
 import { h, render } from "../dom.js";
+import { runDuration } from "./runs.js";
 import { bytes, count, shortId, time } from "../format.js";
 
 const POINTS_MAX = 600;
@@ -40,7 +41,7 @@ export function clusterPage({ root, shared, signal, title }) {
       { title: "State", cell: (run) => badge(run.state) },
       { title: "Progress", cell: runProgress },
       { title: "Submitted", cell: (run) => when(run.submitted_at_ms) },
-      { title: "Duration", num: true, cell: (run) => duration(run.started_at_ms || run.submitted_at_ms, run.ended_at_ms || (run.state === "incomplete" ? run.started_at_ms || run.submitted_at_ms : null)) },
+      { title: "Duration", num: true, cell: runDuration },
     ],
   }) : empty("No run yet.", "Submit one: chainalytics submit <job>"));
 
@@ -49,7 +50,7 @@ export function clusterPage({ root, shared, signal, title }) {
       const live = shared.cluster.mode !== "history";
       const [runs, list] = await Promise.all([get("runs", { limit: 8 }, signal), live ? get("executors", { limit: 500 }, signal) : null]);
       const info = shared.cluster;
-      const states = ["running", "queued", "finished", "failed", "killed", "lost", "incomplete"].filter((state) => info.runs[state]);
+      const states = ["queued", "finished", "failed", "lost", "incomplete"].filter((state) => info.runs[state]).slice(0, 4);
       const total = Object.values(info.runs).reduce((sum, number) => sum + number, 0);
       const runsCard = card("Runs", count(live ? info.runs.running || 0 : total), live ? "running now" : "in the event logs",
         h("p", { class: "chips" }, states.map((state) => h("a", { href: `#/runs?state=${state}`, class: "chip" }, badge(state, `${info.runs[state]} ${state}`)))));

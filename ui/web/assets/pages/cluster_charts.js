@@ -12,7 +12,7 @@ export function chartsOf() {
   ];
   const whole = (value) => (Number.isInteger(value) ? count(value) : value.toFixed(1));
   const tasks = lineChart({ title: "Running tasks over time", series: taskSeries, format: whole, limitOf: (point) => point.cores });
-  const memory = lineChart({ title: "Memory over time", series: memorySeries, format: bytes });
+  const memory = lineChart({ title: "Memory over time", series: memorySeries, format: bytes, binary: true });
   const panel = (title, series, chart) => h("section", { class: "panel" }, h("header", null, h("h2", null, title), legend(series)), chart.node);
   const node = h("div", { class: "pair", key: "charts", own: "charts" }, panel("Running tasks", taskSeries, tasks), panel("Memory", memorySeries, memory));
   return { node, draw: (points) => { tasks.draw(points); memory.draw(points); } };

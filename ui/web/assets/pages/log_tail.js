@@ -46,11 +46,11 @@ export function logTail(runId, signal) {
         next = { at: page.next_offset, cut: first && page.offset > 0 };
         if (page.text || first) add(page.text, first);
         if (page.complete && partial) { view.append(h("span", { class: level(partial) }, partial)); partial = ""; }
-        if (!view.firstChild) view.append(h("span", { class: "dim" }, "Nothing was written yet."));
+        if (!view.firstChild) view.append(h("span", { class: "dim" }, page.complete ? "No log was kept; a driver in client mode writes to its own terminal." : "Nothing was written yet."));
         complete = page.complete;
         status.textContent = bytes(page.total_bytes);
       } catch (error) {
-        if (next === null && error.status) view.replaceChildren(h("span", { class: "dim" }, error.status === 404 ? "No log was kept: the driver ran in the submitting process." : error.message));
+        if (next === null && error.status) view.replaceChildren(h("span", { class: "dim" }, error.status === 404 ? "No log was kept." : error.message));
       } finally {
         busy = false;
       }

@@ -26,8 +26,8 @@ export function queryPage({ root, args: [jobId], signal, title }) {
     empty: "No task has started yet.",
     key: (task) => `${task.stage}/${task.task_id}`,
     columns: [
-      { title: "Stage", num: true, sort: (t) => t.stage, cell: (t) => t.stage },
-      { title: "Task", num: true, sort: (t) => t.task_id, cell: (t) => t.task_id },
+      { title: "Stage", sort: (t) => t.stage, cell: (t) => t.stage },
+      { title: "Task", sort: (t) => t.task_id, cell: (t) => t.task_id },
       { title: "State", sort: (t) => t.state, cell: (t) => h("span", { title: t.error || null }, badge(t.state)) },
       { title: "Executor", sort: (t) => t.executor_id, cell: (t) => (t.executor_id ? h("code", { title: t.executor_id }, shortId(t.executor_id)) : "–") },
       { title: "Partitions", sort: (t) => t.partitions[0], cell: (t) => h("span", { title: t.partitions.join(", ") }, t.partitions.length > 4 ? `${t.partitions.slice(0, 3).join(", ")} … (${t.partitions.length})` : t.partitions.join(", ")) },
@@ -56,7 +56,7 @@ export function queryPage({ root, args: [jobId], signal, title }) {
     rowClass: (stage) => (stage.stage_id === chosen ? "chosen" : ""),
     sortBy: 0,
     columns: [
-      { title: "Stage", num: true, sort: (g) => g.stage_id, cell: (g) => h("button", { type: "button", class: "linklike", title: "Show its tasks only", "aria-pressed": String(g.stage_id === chosen), on: { click: () => choose(g.stage_id) } }, h("i", { class: `swatch s${g.stage_id % 8}`, "aria-hidden": "true" }), g.stage_id) },
+      { title: "Stage", sort: (g) => g.stage_id, cell: (g) => h("button", { type: "button", class: "linklike", title: "Show its tasks only", "aria-pressed": String(g.stage_id === chosen), on: { click: () => choose(g.stage_id) } }, h("i", { class: `swatch s${g.stage_id % 8}`, "aria-hidden": "true" }), g.stage_id) },
       { title: "State", sort: (g) => g.state, cell: (g) => h("span", { title: g.error || null }, badge(g.state), g.attempt ? h("strong", { class: "bad-text" }, ` attempt ${g.attempt + 1}`) : null) },
       { title: "Tasks", num: true, sort: (g) => g.tasks.length, cell: (g) => { const done = g.tasks.filter((t) => t.state === "succeeded").length; return h("div", { class: "meter" }, h("span", null, `${done} / ${g.tasks.length}`), bar(done, g.tasks.length, "tasks done", g.state === "succeeded" ? "good" : "")); } },
       { title: "Partitions", num: true, sort: (g) => g.partitions, cell: (g) => count(g.partitions) },
@@ -82,7 +82,7 @@ export function queryPage({ root, args: [jobId], signal, title }) {
 
   const verdict = () => {
     if (query.validity === "executor_lost" || query.validity === "stage_retried") {
-      return h("p", { class: "notice" }, h("strong", null, "This result does not count. "), query.validity_reason || (query.validity === "executor_lost" ? "An executor that worked on it was lost." : "A stage was tried again."), " The driver runs such a query again from its start.");
+      return h("p", { class: "notice" }, h("strong", null, "This result does not count: "), (query.validity_reason || (query.validity === "executor_lost" ? "an executor that worked on it was lost" : "a stage was tried again")).replace(/\.$/, ""), ". The driver runs such a query again from its start.");
     }
     return null;
   };

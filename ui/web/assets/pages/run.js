@@ -2,11 +2,12 @@
 
 import { get, segment } from "../api.js";
 import { barChart, legend } from "../chart.js";
-import { badge, copyable, crumbs, disclosure, duration, empty, errorBox, facts, keyValues, link, runProgress, section, table, when } from "../components.js";
+import { badge, copyable, crumbs, disclosure, empty, errorBox, facts, keyValues, link, runProgress, section, table, when } from "../components.js";
 import { h, render } from "../dom.js";
 import { compact, count, ms, percent, time } from "../format.js";
 import { logTail } from "./log_tail.js";
 import { queryColumns, queryHref } from "./queries.js";
+import { runDuration } from "./runs.js";
 
 const QUERIES_SHOWN = 100;
 
@@ -67,7 +68,7 @@ export function runPage({ root, args: [runId], shared, signal, title }) {
         ["Submitted", when(run.submitted_at_ms)],
         ["Started", when(run.started_at_ms)],
         ["Ended", cut ? "unknown: its log has no end" : when(run.ended_at_ms)],
-        ["Duration", duration(run.started_at_ms, run.ended_at_ms || (cut ? run.started_at_ms : null))],
+        ["Duration", runDuration(run)],
         ["Rows", count(progress && progress.rows)],
         run.lost_executors.length ? ["Executors lost meanwhile", run.lost_executors.join(", ")] : null,
       ]));
