@@ -68,7 +68,8 @@ fn config(options: &Options, engine: &EngineParts) -> SchedulerConfig {
         executor_timeout_seconds: options.ballista_executor_timeout.as_secs(),
         expire_dead_executor_interval_seconds: 5,
         no_executors_grace_period_seconds: options.ballista_executor_timeout.as_secs(),
-        executor_termination_grace_period: 0,
+        // An executor that drains says so in its heartbeats and goes on; its lease tells when it has left.
+        executor_termination_grace_period: options.ballista_executor_timeout.as_secs(),
         override_config_producer: Some(Arc::clone(&engine.config_producer)),
         override_session_builder: Some(Arc::clone(&engine.session_builder)),
         override_logical_codec: Some(Arc::clone(&engine.logical_codec)),

@@ -19,3 +19,6 @@ pub use ballista::EngineParts;
 pub use error::SchedulerError;
 pub use options::Options;
 pub use scheduler::Scheduler;
+
+#[cfg(test)]
+mod tests;

@@ -68,6 +68,39 @@ fn is_loopback(host: &str) -> bool {
         || host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Small and quick, below `dir`, on ports that the system chooses.
+#[cfg(test)]
+pub(crate) fn test_options(dir: &std::path::Path) -> Options {
+    Options {
+        scheduler_id: "test".to_owned(),
+        bind_host: "127.0.0.1".to_owned(),
+        external_host: "127.0.0.1".to_owned(),
+        grpc_port: 0,
+        http_port: 0,
+        allow_insecure: false,
+        data_dir: dir.to_owned(),
+        event_log_dir: dir.join("event-logs"),
+        query_log_dir: dir.join("event-logs").join("queries"),
+        history_url: None,
+        lease_ttl: Duration::from_secs(4),
+        ping_interval: Duration::from_secs(1),
+        min_ready_executors: 1,
+        message_bytes_max: 16 << 20,
+        job_data_kept: Duration::from_secs(60),
+        job_state_kept: Duration::from_secs(60),
+        ballista_executor_timeout: Duration::from_secs(60),
+        shutdown_timeout: Duration::from_secs(5),
+        runs: RunOptions {
+            driver_timeout: Duration::from_secs(5),
+            launch_timeout: Duration::from_secs(5),
+            kill_grace: Duration::from_secs(2),
+            report_interval: Duration::from_millis(200),
+            drivers_per_executor_max: 4,
+            limits: crate::runs::states::Limits { failures_max: 3, launches_max: 5 },
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::is_loopback;

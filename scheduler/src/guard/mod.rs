@@ -318,3 +318,6 @@ fn facts(graph: &(dyn ExecutionGraph + Send + Sync)) -> JobFacts {
     };
     JobFacts { outcome, retried_stage: retried_stage(graph), executors }
 }
+
+#[cfg(test)]
+mod tests;
