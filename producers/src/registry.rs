@@ -1,0 +1,137 @@
+//! Registering schemas with a Confluent-compatible schema registry.
+
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::encode::schema::schema_of;
+use crate::error::{ProducerError, Result};
+use crate::options::Format;
+use crate::topics::Topic;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const ATTEMPTS_MAX: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const COMPATIBILITY: &str = "BACKWARD";
+const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
+
+/// Where the registry is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryTarget {
+    /// Base URL, without a slash at the end.
+    pub url: String,
+    /// User and password of basic authentication.
+    pub auth: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for RegistryTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryTarget").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Registered {
+    id: u32,
+}
+
+/// A client of the registry.
+#[derive(Debug)]
+pub struct Registry {
+    target: RegistryTarget,
+    http: Client,
+}
+
+impl Registry {
+    /// Makes the client; nothing is asked yet.
+    ///
+    /// # Errors
+    /// The TLS library cannot be set up.
+    pub fn new(target: RegistryTarget) -> Result<Self> {
+        let target = RegistryTarget { url: target.url.trim_end_matches('/').to_owned(), ..target };
+        let http = Client::builder().timeout(REQUEST_TIMEOUT).build().map_err(|e| ProducerError::Registry {
+            url: target.url.clone(),
+            reason: e.to_string(),
+            retryable: false,
+        })?;
+        Ok(Self { target, http })
+    }
+
+    /// Sets the subject's compatibility to BACKWARD and registers the topic's schema. Returns its id; the same schema
+    /// gets the same id each time.
+    ///
+    /// # Errors
+    /// [`ProducerError::Registry`]: unreachable, or the schema is refused as incompatible.
+    pub async fn register(&self, topic: Topic, format: Format) -> Result<u32> {
+        let subject = topic.subject();
+        let schema = schema_of(topic, format).unwrap_or_default();
+        let kind = if format == Format::Avro { "AVRO" } else { "JSON" };
+        // some registries know a subject's configuration only once the subject exists
+        let before = self.set_compatibility(&subject).await?;
+        let body = json!({"schema": schema, "schemaType": kind}).to_string();
+        let url = format!("{}/subjects/{subject}/versions", self.target.url);
+        let (status, text) = self.send(|| self.http.post(&url).body(body.clone())).await?;
+        if !status.is_success() {
+            let reason = match status {
+                StatusCode::CONFLICT => format!("the schema of {subject} is incompatible with its predecessor: {text}"),
+                _ => format!("cannot register {subject}: {status} {text}"),
+            };
+            return Err(self.refused(reason));
+        }
+        let registered: Registered = serde_json::from_str(&text)
+            .map_err(|e| self.refused(format!("unexpected answer to the registration of {subject}: {e}")))?;
+        if !before && !self.set_compatibility(&subject).await? {
+            return Err(self.refused(format!("cannot set the compatibility of {subject}")));
+        }
+        Ok(registered.id)
+    }
+
+    /// `false` if the registry doesn't know the subject (yet).
+    async fn set_compatibility(&self, subject: &str) -> Result<bool> {
+        let url = format!("{}/config/{subject}", self.target.url);
+        let body = json!({"compatibility": COMPATIBILITY}).to_string();
+        let (status, text) = self.send(|| self.http.put(&url).body(body.clone())).await?;
+        match status {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            status => Err(self.refused(format!("cannot set the compatibility of {subject}: {status} {text}"))),
+        }
+    }
+
+    /// Sends, again after a pause if the registry is unreachable or busy; refusals come back at once.
+    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<(StatusCode, String)> {
+        let mut pause = FIRST_PAUSE;
+        let mut attempt = 1;
+        loop {
+            let mut request = request().header("Content-Type", CONTENT_TYPE).header("Accept", CONTENT_TYPE);
+            if let Some((user, password)) = &self.target.auth {
+                request = request.basic_auth(user, Some(password));
+            }
+            let answer = async {
+                let response = request.send().await?;
+                let status = response.status();
+                Ok::<_, reqwest::Error>((status, response.text().await?))
+            };
+            let reason = match answer.await {
+                Ok((status, text)) if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                    return Ok((status, text));
+                }
+                Ok((status, text)) => format!("{status} {text}"),
+                Err(error) => error.without_url().to_string(),
+            };
+            if attempt == ATTEMPTS_MAX {
+                return Err(ProducerError::Registry { url: self.target.url.clone(), reason, retryable: true });
+            }
+            tracing::debug!(attempt, reason, "schema registry: trying again");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            attempt += 1;
+        }
+    }
+
+    fn refused(&self, reason: String) -> ProducerError {
+        ProducerError::Registry { url: self.target.url.clone(), reason, retryable: false }
+    }
+}
