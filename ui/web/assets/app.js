@@ -55,9 +55,8 @@ function open() {
     return render(main, errorBox({ message: "There is no such page.", remedy: "Pick one from the bar above." }));
   }
   const abort = new AbortController();
-  const root = h("div", { class: "page", key: location.hash.split("?")[0] });
-  render(main, root);
-  root.append(loading());
+  const root = h("div", { class: "page" }, loading());
+  main.replaceChildren(root);
   const session = { abort, root, timer: 0, lastGood: 0, page: null };
   current = session;
   session.page = route.page({ root, args: route.args, params: route.params, shared, signal: abort.signal, setParams, reload: () => load(session), title });

@@ -4,7 +4,7 @@ import { h, onWidth, render, s } from "./dom.js";
 import { time } from "./format.js";
 
 const HEIGHT = 150;
-const PAD = { top: 12, right: 12, bottom: 22, left: 56 };
+const PAD = { top: 12, right: 12, bottom: 22, left: 66 };
 
 // A round number at or above the largest value; for sizes, round in powers of 1024.
 const nice = (max, binary) => {

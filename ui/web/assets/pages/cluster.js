@@ -73,7 +73,7 @@ export function clusterPage({ root, shared, signal, title }) {
           card("Cores", `${count(info.cores.used)} / ${count(info.cores.total)}`, "busy of all", bar(info.cores.used, info.cores.total, "cores in use")),
           card("Memory pools", bytes(info.memory.used_bytes), `of ${bytes(info.memory.limit_bytes)}, resident ${bytes(info.memory.rss_bytes)}`, bar(info.memory.used_bytes, info.memory.limit_bytes, "memory in use")),
           runsCard,
-          card("Queries", count(info.queries_running), `running, with ${count(info.tasks_running)} tasks`)),
+          card("Queries", count(info.queries_running), `running, with ${count(info.tasks_running)} ${info.tasks_running === 1 ? "task" : "tasks"}`)),
         charts.node,
         section("Executors", null, executors.node),
         recent(runs));

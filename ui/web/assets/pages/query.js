@@ -97,7 +97,7 @@ export function queryPage({ root, args: [jobId], signal, title }) {
       render(root,
         query.run_id ? crumbs(["Runs", "#/runs"], [shortId(query.run_id), `#/runs/${segment(query.run_id)}`], [label]) : crumbs(["Queries", "#/queries"], [label]),
         h("section", { class: "panel head" },
-          h("div", { class: "headline" }, h("h1", null, label), badge(query.state), validity(query)),
+          h("div", { class: "headline" }, h("h1", null, label), badge(query.state), ["valid", "executor_lost", "stage_retried"].includes(query.validity) ? validity(query) : null),
           h("p", { class: "id" }, h("code", null, query.job_id), copyable(query.job_id, "job id")),
           facts([
             ["Run", query.run_id ? link(`#/runs/${segment(query.run_id)}`, shortId(query.run_id), query.run_id) : "–"],
