@@ -56,6 +56,7 @@ impl Transaction {
     }
 
     /// Adds a change; one per table.
+    #[allow(clippy::should_implement_trait)]
     #[must_use]
     pub fn add(mut self, change: TableChange) -> Self {
         self.changes.push(change);

@@ -100,7 +100,7 @@ impl DataFileWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let batch = self.to_table_schema(batch)?;
+        let batch = self.conform(batch)?;
         self.rows += batch.num_rows() as u64;
         let values = &self.values;
         let parts = self.splitter.split(batch, |key| values.contains_key(key))?;
@@ -224,7 +224,7 @@ impl DataFileWriter {
         Ok(())
     }
 
-    fn to_table_schema(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+    fn conform(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let input = batch.schema_ref();
         let current = match &self.projection {
             Some(projection) if Arc::ptr_eq(&projection.input, input) || &projection.input == input => projection,
