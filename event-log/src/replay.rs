@@ -91,6 +91,10 @@ impl Replayer {
             self.summary.state = RunState::Incomplete;
         }
         self.summary.queries_total = self.queries_total;
+        // A query may have been written before the submission of its run: they come from different tasks of the scheduler.
+        for query in &mut self.queries {
+            query.run_id = Some(self.summary.run_id.clone());
+        }
         self.detail.summary = self.summary;
         self.detail.queries = self.queries.into();
         self.detail.streaming = self.batches.into();
@@ -116,7 +120,6 @@ impl Replayer {
         self.statements.insert(query.job_id.clone(), query.statement);
         self.queries.push_back(QuerySummary {
             job_id: query.job_id,
-            run_id: Some(self.summary.run_id.clone()),
             label: query.label,
             state: QueryState::Running,
             attempt: query.attempt,
