@@ -1,8 +1,6 @@
 //! Fits a query's columns to a table's: by name or by position, missing optional columns as NULL, types cast only
 //! where no value can be lost silently.
 
-use std::sync::Arc;
-
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
@@ -208,6 +206,8 @@ fn integer_digits(data_type: &DataType) -> i32 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::sync::Arc;
+
     use super::*;
     use datafusion::arrow::datatypes::{Field, Schema};
 

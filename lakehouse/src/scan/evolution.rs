@@ -4,18 +4,25 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use iceberg::spec::{NestedFieldRef, Schema, TableMetadata, Type};
 use lru::LruCache;
 use parking_lot::Mutex;
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetObjectReader};
+use object_store::ObjectStoreExt;
+use parquet::arrow::async_reader::MetadataFetch;
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::schema::types::Type as ParquetType;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::files::ScanFile;
-use crate::store::StoreRegistry;
+use crate::store::{Location, StoreRegistry};
 
 /// Footers remembered per process (a few hundred bytes each).
 const CACHED_FOOTERS: usize = 20_000;
@@ -104,9 +111,8 @@ async fn footer_names(store: &Arc<StoreRegistry>, file: &ScanFile) -> Result<Arc
         return Ok(Arc::clone(names));
     }
     let location = store.resolve(file.path())?;
-    let mut reader = ParquetObjectReader::new(location.store, location.path)
-        .with_file_size(file.data_file().file_size_in_bytes());
-    let metadata = reader.get_metadata(None).await.map_err(|e| {
+    let size = file.data_file().file_size_in_bytes();
+    let metadata = ParquetMetaDataReader::new().load_and_finish(FooterReader(location), size).await.map_err(|e| {
         Error::new(ErrorCode::StorageRead, format!("cannot read the footer of data file {}: {e}", file.path()))
     })?;
     let mut names = HashMap::new();
@@ -114,6 +120,19 @@ async fn footer_names(store: &Arc<StoreRegistry>, file: &ScanFile) -> Result<Arc
     let names = Arc::new(names);
     FOOTERS.lock().put(file.path().to_string(), Arc::clone(&names));
     Ok(names)
+}
+
+/// Ranges of one file, for Parquet's footer reader.
+struct FooterReader(Location);
+
+impl MetadataFetch for FooterReader {
+    fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        async move {
+            let read = self.0.store.get_range(&self.0.path, range).await;
+            read.map_err(|e| ParquetError::External(Box::new(e)))
+        }
+        .boxed()
+    }
 }
 
 fn collect_names(node: &ParquetType, names: &mut HashMap<i32, String>) {

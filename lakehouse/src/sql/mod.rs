@@ -42,7 +42,7 @@ use crate::dml::{Write, WriteOptions};
 use crate::exec::QueryExecutor;
 use crate::lakehouse::Lakehouse;
 use crate::scan::IcebergTableProvider;
-use statement::{ParsedStatement, parse_statement, split_statements};
+use statement::{ParsedStatement, split_statements};
 
 /// What a statement gave.
 pub enum StatementResult {
@@ -102,7 +102,7 @@ pub async fn plan_query(ctx: &SessionContext, lakehouse: &Lakehouse, sql: &str) 
     if statements.len() != 1 {
         return Err(Error::new(ErrorCode::SqlSyntax, "exactly one query is expected"));
     }
-    let (_, statement) = names::prepare(ctx, lakehouse, statements.remove(0), dialect.as_ref()).await?;
+    let statement = names::prepare(ctx, lakehouse, statements.remove(0), dialect.as_ref()).await?;
     match statement {
         ParsedStatement::DataFusion(statement) => names::plan(ctx, lakehouse, *statement).await,
         _ => Err(Error::new(ErrorCode::Unsupported, "a query is expected, not a statement that changes something")),
@@ -125,8 +125,7 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     async fn run(&self, tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<StatementResult> {
-        let (tokens, statement) = names::prepare(self.ctx, self.lakehouse, tokens, dialect).await?;
-        drop(tokens);
+        let statement = names::prepare(self.ctx, self.lakehouse, tokens, dialect).await?;
         match statement {
             ParsedStatement::CreateTable(create) => self.create_table(*create).await,
             ParsedStatement::DropTable { names, if_exists, purge } => self.drop_tables(&names, if_exists, purge).await,
@@ -140,7 +139,7 @@ impl Runner<'_> {
             ParsedStatement::Insert(insert) => self.insert(*insert).await,
             ParsedStatement::Delete(delete) => self.delete(*delete).await,
             ParsedStatement::Update(update) => self.update(*update).await,
-            ParsedStatement::Merge(_) => Err(unsupported("MERGE INTO")),
+            ParsedStatement::Merge => Err(unsupported("MERGE INTO")),
             ParsedStatement::DataFusion(statement) => self.datafusion(*statement).await,
         }
     }

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{Int64Type, TimeUnit};
-use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
@@ -35,7 +34,7 @@ pub async fn prepare(
     lakehouse: &Lakehouse,
     tokens: Vec<TokenWithSpan>,
     dialect: &dyn Dialect,
-) -> Result<(Vec<TokenWithSpan>, ParsedStatement)> {
+) -> Result<ParsedStatement> {
     let (mut tokens, as_of) = rewrite_time_travel(tokens, dialect)?;
     for clause in &as_of {
         let timestamp_ms = evaluate_time(&clause.expression).await?;
@@ -52,11 +51,7 @@ pub async fn prepare(
             }
         }
     }
-    if mixed.apply(&mut tokens) {
-        let statement = parse_statement(tokens.clone(), dialect)?;
-        return Ok((tokens, statement));
-    }
-    Ok((tokens, statement))
+    if mixed.apply(&mut tokens) { parse_statement(tokens, dialect) } else { Ok(statement) }
 }
 
 /// Plans a statement of DataFusion's.

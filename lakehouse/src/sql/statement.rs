@@ -3,7 +3,7 @@
 
 use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{
-    Delete, Insert, Merge, ObjectName, ObjectType, Statement as SqlStatement, Update,
+    Delete, Insert, ObjectName, ObjectType, Statement as SqlStatement, Update,
 };
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -30,7 +30,7 @@ pub enum ParsedStatement {
     Insert(Box<Insert>),
     Delete(Box<Delete>),
     Update(Box<Update>),
-    Merge(Box<Merge>),
+    Merge,
     /// Everything that DataFusion plans: queries, EXPLAIN, SET, CREATE EXTERNAL TABLE, views, COPY.
     DataFusion(Box<DfStatement>),
 }
@@ -185,7 +185,7 @@ fn classify(statement: DfStatement) -> ParsedStatement {
             SqlStatement::Insert(insert) => ParsedStatement::Insert(Box::new(insert)),
             SqlStatement::Delete(delete) => ParsedStatement::Delete(Box::new(delete)),
             SqlStatement::Update(update) => ParsedStatement::Update(Box::new(update)),
-            SqlStatement::Merge(merge) => ParsedStatement::Merge(Box::new(merge)),
+            SqlStatement::Merge(_) => ParsedStatement::Merge,
             SqlStatement::Drop { object_type: ObjectType::Table, names, if_exists, purge, .. } => {
                 ParsedStatement::DropTable { names, if_exists, purge }
             }
