@@ -1,0 +1,17 @@
+//! The pure core of a micro-batch: which offsets it covers, how they are cut into units of work, and whether its commit
+//! is allowed. Functions of values only; Kafka, the catalog and clocks stay outside (`stream` brings them together).
+
+mod decide;
+mod offsets;
+mod plan;
+mod progress;
+mod split;
+
+#[cfg(test)]
+mod model_tests;
+
+pub use decide::{BatchDecision, decide};
+pub use offsets::{BatchOffsets, EndOffsets, OffsetRange, PartitionEnds, PartitionRanges};
+pub use plan::{BatchLimits, BatchPlan, PlanError, TopicPlan, TopicState, Watermarks, plan_batch};
+pub use progress::{OFFSETS_KEY, OFFSETS_PROPERTY, Progress, ProgressError, merge_property, progress_of};
+pub use split::{Unit, split_units};

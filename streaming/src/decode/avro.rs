@@ -1,0 +1,276 @@
+//! Avro in the registry's wire format (a zero byte, the schema's id, the body), decoded by arrow-avro.
+//!
+//! arrow-avro's decoder cannot take back a record that fails halfway. So a chunk is fed to it record by record; after a
+//! failure the decoder is built anew, the good records of the current piece are replayed, and decoding goes on behind
+//! the bad one: each record is decoded at most twice. The pieces then pass through the same columns, and so the same
+//! rules, as JSON does.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow_avro::reader::{Decoder as ArrowDecoder, ReaderBuilder};
+use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
+use lru::LruCache;
+
+use crate::err::Result;
+
+use super::avro_columns::FieldReaders;
+use super::chunk::CHUNK_ROWS_MAX;
+use super::columns::{Columns, Misfit};
+use super::json::{PREFIX_LEN, strip_prefix};
+use super::reject::{Reject, RejectCode};
+use super::{Decoded, RecordChunk};
+use crate::err;
+use crate::registry::{Lookup, SchemaRegistry, SchemaType};
+use crate::topics::RecordSchema;
+
+/// Writer schemas whose decoders are kept.
+const DECODERS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+
+/// Decodes Avro records whose writer schemas a registry knows.
+pub struct AvroDecoder {
+    schema: RecordSchema,
+    columns: Columns,
+    registry: Arc<SchemaRegistry>,
+    decoders: LruCache<i32, WriterDecoder>,
+}
+
+impl std::fmt::Debug for AvroDecoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AvroDecoder").field("writer_schemas", &self.decoders.len()).finish_non_exhaustive()
+    }
+}
+
+impl AvroDecoder {
+    /// Decoder into `schema`. Writer schemas are matched by field name.
+    pub fn new(schema: &RecordSchema, registry: Arc<SchemaRegistry>) -> Self {
+        Self {
+            schema: schema.clone(),
+            columns: Columns::new(schema),
+            registry,
+            decoders: LruCache::new(DECODERS_MAX),
+        }
+    }
+
+    /// Decodes a chunk.
+    ///
+    /// # Errors
+    /// The registry cannot be reached (retryable). A schema that it does not know, or that is no Avro, rejects its
+    /// records.
+    pub async fn decode(&mut self, chunk: &RecordChunk) -> Result<Decoded> {
+        let mut rejected: Vec<Reject> = Vec::new();
+        let mut accepted: Vec<u32> = Vec::with_capacity(chunk.len());
+        let mut refused: HashMap<i32, (RejectCode, String)> = HashMap::new();
+        let mut run: Vec<u32> = Vec::with_capacity(chunk.len());
+        let mut run_id = None;
+
+        for row in 0..chunk.len() as u32 {
+            let id = match wire_id(chunk.value(row as usize)) {
+                Ok(id) => id,
+                Err(misfit) => {
+                    rejected.push(reject(row, misfit, None));
+                    continue;
+                }
+            };
+            if run_id != Some(id) {
+                self.finish_run(chunk, run_id, &mut run, &mut accepted, &mut rejected)?;
+                run_id = None;
+                if !refused.contains_key(&id)
+                    && let Err(reason) = self.prepare(id).await?
+                {
+                    refused.insert(id, reason);
+                }
+            }
+            match refused.get(&id) {
+                Some((code, error)) => {
+                    rejected.push(Reject { row, code: *code, error: error.clone(), schema_id: Some(id) });
+                }
+                None => {
+                    run_id = Some(id);
+                    run.push(row);
+                }
+            }
+        }
+        self.finish_run(chunk, run_id, &mut run, &mut accepted, &mut rejected)?;
+
+        rejected.sort_by_key(|reject| reject.row);
+        let accepted = (accepted.len() < chunk.len()).then_some(accepted);
+        Ok(Decoded { columns: self.columns.finish()?, accepted, rejected })
+    }
+
+    /// Makes the decoder of a writer schema ready; the inner error says why its records must be rejected.
+    async fn prepare(&mut self, id: i32) -> Result<Result<(), (RejectCode, String)>> {
+        if self.decoders.contains(&id) {
+            return Ok(Ok(()));
+        }
+        let schema = match self.registry.schema_by_id(id).await? {
+            Lookup::Found(schema) => schema,
+            Lookup::NotFound => {
+                return Ok(Err((RejectCode::UnknownSchema, format!("the schema registry has no schema with id {id}"))));
+            }
+        };
+        if schema.schema_type != SchemaType::Avro {
+            let error = format!("schema {id} is {}, not Avro", schema.schema_type.as_str());
+            return Ok(Err((RejectCode::IncompatibleSchema, error)));
+        }
+        match WriterDecoder::new(id, &schema.text) {
+            Ok(decoder) => {
+                self.decoders.put(id, decoder);
+                Ok(Ok(()))
+            }
+            Err(error) => Ok(Err((RejectCode::IncompatibleSchema, format!("schema {id}: {error}")))),
+        }
+    }
+
+    /// Decodes the rows of `run`, all written with schema `id`, into the columns.
+    fn finish_run(
+        &mut self,
+        chunk: &RecordChunk,
+        id: Option<i32>,
+        run: &mut Vec<u32>,
+        accepted: &mut Vec<u32>,
+        rejected: &mut Vec<Reject>,
+    ) -> Result<()> {
+        let Some(id) = id else { return Ok(()) };
+        let Some(decoder) = self.decoders.get_mut(&id) else {
+            return Err(err::internal(format!("no decoder for schema {id}")));
+        };
+        let (pieces, failures) = decoder.decode(chunk, run)?;
+        rejected.extend(failures.into_iter().map(|(row, misfit)| reject(row, misfit, Some(id))));
+        for (rows, batch) in pieces {
+            let readers = FieldReaders::new(&self.schema, &batch);
+            for (at, row) in rows.into_iter().enumerate() {
+                match readers.push_row(&mut self.columns, at).and_then(|()| self.columns.commit_row()) {
+                    Ok(()) => accepted.push(row),
+                    Err(misfit) => {
+                        self.columns.rollback();
+                        rejected.push(reject(row, misfit, Some(id)));
+                    }
+                }
+            }
+        }
+        run.clear();
+        Ok(())
+    }
+}
+
+fn reject(row: u32, misfit: Misfit, schema_id: Option<i32>) -> Reject {
+    Reject { row, code: misfit.code, error: misfit.error, schema_id }
+}
+
+fn wire_id(value: Option<&[u8]>) -> Result<i32, Misfit> {
+    let Some(value) = value else {
+        return Err(Misfit { code: RejectCode::Tombstone, error: "the value is null".to_owned() });
+    };
+    strip_prefix(value).0.ok_or_else(|| Misfit {
+        code: RejectCode::Malformed,
+        error: format!("not in the registry's wire format: a zero byte and a schema id ({PREFIX_LEN} bytes) must lead"),
+    })
+}
+
+/// Rows of a chunk and their values, decoded.
+type Piece = (Vec<u32>, RecordBatch);
+
+/// arrow-avro's decoder of one writer schema.
+struct WriterDecoder {
+    id: i32,
+    schema: AvroSchema,
+    decoder: ArrowDecoder,
+}
+
+impl WriterDecoder {
+    fn new(id: i32, schema_json: &str) -> Result<Self, arrow::error::ArrowError> {
+        let schema = AvroSchema::new(schema_json.to_owned());
+        let decoder = build(id, &schema)?;
+        Ok(Self { id, schema, decoder })
+    }
+
+    /// The rows decoded, in pieces, and those that cannot be.
+    fn decode(&mut self, chunk: &RecordChunk, rows: &[u32]) -> Result<(Vec<Piece>, Vec<(u32, Misfit)>)> {
+        let mut pieces = Vec::new();
+        let mut failures = Vec::new();
+        let mut good = Vec::with_capacity(rows.len());
+        for &row in rows {
+            match self.feed(chunk, row) {
+                Ok(()) => good.push(row),
+                Err(misfit) => {
+                    failures.push((row, misfit));
+                    self.renew()?;
+                    let replay = std::mem::take(&mut good);
+                    for &row in &replay {
+                        self.feed(chunk, row).map_err(|misfit| err::internal(misfit.error))?;
+                    }
+                    self.flush(chunk, replay, &mut pieces, &mut failures)?;
+                }
+            }
+        }
+        self.flush(chunk, good, &mut pieces, &mut failures)?;
+        Ok((pieces, failures))
+    }
+
+    /// Decodes one record. After an error the decoder is in an unknown state.
+    fn feed(&mut self, chunk: &RecordChunk, row: u32) -> Result<(), Misfit> {
+        let value = chunk.value(row as usize).unwrap_or_default();
+        let room = self.decoder.capacity();
+        let malformed = |error: String| Misfit { code: RejectCode::Malformed, error };
+        match self.decoder.decode(value) {
+            Ok(len) if len == value.len() && self.decoder.capacity() + 1 == room => Ok(()),
+            Ok(_) => Err(malformed(format!("the Avro body does not match schema {}: wrong length", self.id))),
+            Err(error) => Err(malformed(format!("the Avro body does not match schema {}: {error}", self.id))),
+        }
+    }
+
+    /// Takes the decoded rows out. Some faults (text that is not UTF-8) show only now; then each row goes alone.
+    fn flush(
+        &mut self,
+        chunk: &RecordChunk,
+        rows: Vec<u32>,
+        pieces: &mut Vec<Piece>,
+        failures: &mut Vec<(u32, Misfit)>,
+    ) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if let Ok(Some(batch)) = self.decoder.flush()
+            && batch.num_rows() == rows.len()
+        {
+            pieces.push((rows, batch));
+            return Ok(());
+        }
+        self.renew()?;
+        for row in rows {
+            let outcome = self.feed(chunk, row).and_then(|()| match self.decoder.flush() {
+                Ok(Some(batch)) if batch.num_rows() == 1 => Ok(batch),
+                Ok(_) => Err(Misfit { code: RejectCode::Malformed, error: "no record in the Avro body".to_owned() }),
+                Err(error) => Err(Misfit { code: RejectCode::Malformed, error: format!("the Avro body: {error}") }),
+            });
+            match outcome {
+                Ok(batch) => pieces.push((vec![row], batch)),
+                Err(misfit) => {
+                    failures.push((row, misfit));
+                    self.renew()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn renew(&mut self) -> Result<()> {
+        self.decoder = build(self.id, &self.schema).map_err(|e| err::internal(format!("schema {}: {e}", self.id)))?;
+        Ok(())
+    }
+}
+
+fn build(id: i32, schema: &AvroSchema) -> Result<ArrowDecoder, arrow::error::ArrowError> {
+    // The wire's four bytes are an unsigned number to arrow-avro and a signed one to the registry's Java.
+    let fingerprint = Fingerprint::Id(id.cast_unsigned());
+    let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
+    store.set(fingerprint, schema.clone())?;
+    ReaderBuilder::new()
+        .with_batch_size(CHUNK_ROWS_MAX + 1)
+        .with_writer_schema_store(store)
+        .with_active_fingerprint(fingerprint)
+        .build_decoder()
+}

@@ -1,0 +1,133 @@
+//! Errors of this crate, by what the caller must do about them.
+
+use chainalytics_common::{Error, ErrorCode};
+
+use crate::batch::PlanError;
+use crate::exec::TaskFailure;
+
+/// Result of this crate's functions; the second parameter serves those that fail otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A caller's mistake.
+pub(crate) fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::InvalidArgument, message)
+}
+
+/// Our own mistake.
+pub(crate) fn internal(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::Internal, message)
+}
+
+/// A wrong setting.
+pub(crate) fn config(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::Config, message)
+}
+
+/// A wrong `kafka.*` setting, in librdkafka's words.
+pub(crate) fn kafka_config(message: &str) -> Error {
+    config(format!("Kafka client: {message}"))
+}
+
+/// No broker answers; may pass.
+pub(crate) fn kafka_unreachable(servers: &str, cause: &str) -> Error {
+    Error::new(ErrorCode::KafkaUnreachable, format!("Kafka at {servers} cannot be reached: {cause}"))
+}
+
+/// A broker that answers, but gives nothing for too long; may pass.
+pub(crate) fn kafka_timeout(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::KafkaTimeout, message)
+}
+
+/// The broker does not let us.
+pub(crate) fn kafka_refused(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::KafkaRefused, message)
+}
+
+/// A topic that is not there. `like`: topics of a like name.
+pub(crate) fn topic_not_found(servers: &str, topic: &str, like: &[String]) -> Error {
+    let hint = match like {
+        [] => String::new(),
+        like => format!("; did you mean {}?", like.join(" or ")),
+    };
+    Error::new(ErrorCode::TopicNotFound, format!("topic '{topic}' does not exist at {servers}{hint}"))
+}
+
+/// Records are gone that the stream should have read.
+pub(crate) fn data_loss(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::DataLoss, message)
+}
+
+/// A table whose place in its topics cannot be told.
+pub(crate) fn progress_lost(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::ProgressLost, message)
+}
+
+/// No batch can be planned.
+pub(crate) fn plan(error: &PlanError) -> Error {
+    data_loss(error.to_string())
+}
+
+/// The registry does not answer; may pass.
+pub(crate) fn registry_unreachable(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::SchemaRegistryUnreachable, message)
+}
+
+/// The registry's refusal, or an answer that makes no sense.
+pub(crate) fn registry(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::SchemaRegistry, message)
+}
+
+/// Someone asked us to stop.
+pub(crate) fn cancelled(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::Cancelled, message)
+}
+
+/// Whether the cause is a request to stop.
+pub(crate) fn is_cancelled(error: &Error) -> bool {
+    error.code() == ErrorCode::Cancelled
+}
+
+/// Whether a commit lost against another writer: nothing was written.
+pub(crate) fn is_conflict(error: &Error) -> bool {
+    error.code() == ErrorCode::CommitConflict
+}
+
+/// Whether a failed commit certainly wrote nothing.
+pub(crate) fn is_certain(error: &Error) -> bool {
+    error.code() != ErrorCode::CommitUnknown
+}
+
+/// Whether the same thing may work a little later. After a commit of unknown outcome the tables tell what happened.
+pub(crate) fn may_pass(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        ErrorCode::KafkaUnreachable
+            | ErrorCode::KafkaTimeout
+            | ErrorCode::SchemaRegistryUnreachable
+            | ErrorCode::CatalogUnreachable
+            | ErrorCode::CatalogBusy
+            | ErrorCode::CommitUnknown
+            | ErrorCode::SchedulerUnreachable
+            | ErrorCode::ExecutorLost
+    )
+}
+
+/// Codes that a task's failure may carry to the driver with a meaning.
+const TASK_CODES: [ErrorCode; 10] = [
+    ErrorCode::Cancelled,
+    ErrorCode::Config,
+    ErrorCode::DataLoss,
+    ErrorCode::InvalidArgument,
+    ErrorCode::KafkaRefused,
+    ErrorCode::KafkaTimeout,
+    ErrorCode::KafkaUnreachable,
+    ErrorCode::SchemaRegistry,
+    ErrorCode::SchemaRegistryUnreachable,
+    ErrorCode::StorageWrite,
+];
+
+/// The error that made a task fail.
+pub(crate) fn from_task(failure: &TaskFailure) -> Error {
+    let code = TASK_CODES.into_iter().find(|code| code.as_str() == failure.code);
+    Error::new(code.unwrap_or(ErrorCode::QueryFailed), failure.message.clone())
+}

@@ -1,0 +1,42 @@
+use serde::{Deserialize, Serialize};
+
+use chainalytics_lakehouse::WriteSpec;
+
+use crate::decode::ValueFormat;
+use crate::kafka::KafkaOptions;
+use crate::registry::RegistryOptions;
+use crate::topics::RecordSchema;
+
+/// One topic's way into its table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
+pub struct TopicSink {
+    /// Topic.
+    pub topic: String,
+    /// Format of its values.
+    pub format: ValueFormat,
+    /// Its records.
+    pub schema: RecordSchema,
+    /// Field with the event's time, if one is to be observed.
+    pub event_time: Option<String>,
+    /// The bronze table, whose columns are the record's and the lineage's.
+    pub write: WriteSpec,
+}
+
+/// Everything that an executor must know to run its share of a batch. Serialises into the physical plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
+pub struct IngestSpec {
+    /// The brokers.
+    pub kafka: KafkaOptions,
+    /// The schema registry, if any topic needs one.
+    pub registry: Option<RegistryOptions>,
+    /// Topics of the batch.
+    pub topics: Vec<TopicSink>,
+    /// The dead-letter table.
+    pub dead_letters: WriteSpec,
+    /// Batch, for the lineage column.
+    pub batch_id: i64,
+    /// Run, for the lineage column.
+    pub run_id: String,
+    /// Moment of the batch, microseconds since the epoch, for the lineage column.
+    pub ingested_at_us: i64,
+}

@@ -1,0 +1,190 @@
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use reqwest::Method;
+
+use crate::err::Result;
+
+use super::body::{CompatibilityBody, RegisterBody, RegisteredBody, SchemaBody, SubjectVersionBody};
+use super::http::{Answer, Http};
+use super::options::RegistryOptions;
+use crate::err;
+
+/// Schemas kept.
+const SCHEMAS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+/// How long an unknown id is taken for unknown without asking again.
+const NOT_FOUND_TTL: Duration = Duration::from_secs(30);
+
+/// Language of a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SchemaType {
+    /// Avro; the API's default.
+    Avro,
+    /// JSON Schema.
+    Json,
+    /// Protocol Buffers; not read here.
+    Protobuf,
+}
+
+impl SchemaType {
+    /// The API's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SchemaType::Avro => "AVRO",
+            SchemaType::Json => "JSON",
+            SchemaType::Protobuf => "PROTOBUF",
+        }
+    }
+
+    fn parse(name: Option<&str>) -> Result<Self> {
+        match name {
+            None | Some("AVRO") => Ok(SchemaType::Avro),
+            Some("JSON") => Ok(SchemaType::Json),
+            Some("PROTOBUF") => Ok(SchemaType::Protobuf),
+            Some(other) => Err(err::registry(format!("the schema registry has a schema of unknown type '{other}'"))),
+        }
+    }
+}
+
+/// A schema as the registry has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisteredSchema {
+    /// The registry's id.
+    pub id: i32,
+    /// Language.
+    pub schema_type: SchemaType,
+    /// The schema itself.
+    pub text: String,
+}
+
+/// A version of a subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectVersion {
+    /// Version within the subject, from 1.
+    pub version: i32,
+    /// Its schema.
+    pub schema: RegisteredSchema,
+}
+
+/// Answer of a look-up: that something is not there is no error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup<T> {
+    /// There.
+    Found(T),
+    /// Not there.
+    NotFound,
+}
+
+enum Cached {
+    Schema(Arc<RegisteredSchema>),
+    NotFound(Instant),
+}
+
+/// A schema registry.
+pub struct SchemaRegistry {
+    http: Http,
+    by_id: Mutex<LruCache<i32, Cached>>,
+}
+
+impl std::fmt::Debug for SchemaRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SchemaRegistry").field("options", self.http.options()).finish_non_exhaustive()
+    }
+}
+
+impl SchemaRegistry {
+    /// Client of the registry at `options.url`; nothing is sent yet.
+    pub fn new(options: RegistryOptions) -> Result<Self> {
+        Ok(Self { http: Http::new(options)?, by_id: Mutex::new(LruCache::new(SCHEMAS_MAX)) })
+    }
+
+    /// Options that it was made with.
+    pub fn options(&self) -> &RegistryOptions {
+        self.http.options()
+    }
+
+    /// Schema with the id that a record carries.
+    ///
+    /// # Errors
+    /// `SchemaRegistryUnreachable` (retryable) or the registry's refusal, such as a wrong password.
+    pub async fn schema_by_id(&self, id: i32) -> Result<Lookup<Arc<RegisteredSchema>>> {
+        if let Some(cached) = self.cached(id) {
+            return Ok(cached);
+        }
+        let answer = self.http.send::<(), SchemaBody>(Method::GET, &format!("schemas/ids/{id}"), None).await?;
+        let (entry, lookup) = match answer {
+            Answer::Done(body) => {
+                let schema_type = SchemaType::parse(body.schema_type.as_deref())?;
+                let schema = Arc::new(RegisteredSchema { id, schema_type, text: body.schema });
+                (Cached::Schema(Arc::clone(&schema)), Lookup::Found(schema))
+            }
+            Answer::NotFound => (Cached::NotFound(Instant::now()), Lookup::NotFound),
+            Answer::Refused { code, message } => return Err(refused(code, &message)),
+        };
+        self.by_id.lock().put(id, entry);
+        Ok(lookup)
+    }
+
+    fn cached(&self, id: i32) -> Option<Lookup<Arc<RegisteredSchema>>> {
+        let mut cache = self.by_id.lock();
+        match cache.get(&id)? {
+            Cached::Schema(schema) => Some(Lookup::Found(Arc::clone(schema))),
+            Cached::NotFound(since) if since.elapsed() < NOT_FOUND_TTL => Some(Lookup::NotFound),
+            Cached::NotFound(_) => None,
+        }
+    }
+
+    /// Latest version of a subject.
+    pub async fn latest(&self, subject: &str) -> Result<Lookup<SubjectVersion>> {
+        let path = format!("subjects/{}/versions/latest", escape(subject));
+        match self.http.send::<(), SubjectVersionBody>(Method::GET, &path, None).await? {
+            Answer::Done(body) => Ok(Lookup::Found(SubjectVersion {
+                version: body.version,
+                schema: RegisteredSchema {
+                    id: body.id,
+                    schema_type: SchemaType::parse(body.schema_type.as_deref())?,
+                    text: body.schema,
+                },
+            })),
+            Answer::NotFound => Ok(Lookup::NotFound),
+            Answer::Refused { code, message } => Err(refused(code, &message)),
+        }
+    }
+
+    /// Registers a schema and returns its id; one that is there already keeps its id.
+    ///
+    /// # Errors
+    /// `SchemaRegistry` if it is not compatible with the subject's versions, or invalid.
+    pub async fn register(&self, subject: &str, schema_type: SchemaType, schema: &str) -> Result<i32> {
+        let path = format!("subjects/{}/versions", escape(subject));
+        let body = RegisterBody { schema, schema_type: schema_type.as_str() };
+        match self.http.send::<_, RegisteredBody>(Method::POST, &path, Some(&body)).await? {
+            Answer::Done(body) => Ok(body.id),
+            Answer::NotFound => Err(err::registry(format!("the schema registry does not let '{subject}' be registered"))),
+            Answer::Refused { code, message } => Err(refused(code, &format!("subject '{subject}': {message}"))),
+        }
+    }
+
+    /// Whether a schema could be registered under the subject. A subject that is not there takes everything.
+    pub async fn is_compatible(&self, subject: &str, schema_type: SchemaType, schema: &str) -> Result<bool> {
+        let path = format!("compatibility/subjects/{}/versions/latest", escape(subject));
+        let body = RegisterBody { schema, schema_type: schema_type.as_str() };
+        match self.http.send::<_, CompatibilityBody>(Method::POST, &path, Some(&body)).await? {
+            Answer::Done(body) => Ok(body.is_compatible),
+            Answer::NotFound => Ok(true),
+            Answer::Refused { code, message } => Err(refused(code, &message)),
+        }
+    }
+}
+
+fn refused(code: i64, message: &str) -> chainalytics_common::Error {
+    err::registry(format!("the schema registry refused: {message} (code {code})"))
+}
+
+/// A subject as a path segment.
+fn escape(subject: &str) -> String {
+    url::form_urlencoded::byte_serialize(subject.as_bytes()).collect::<String>().replace('+', "%20")
+}

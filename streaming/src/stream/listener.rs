@@ -1,0 +1,44 @@
+use std::time::Duration;
+
+use super::progress::StreamingQueryProgress;
+
+/// Why a query makes no progress for the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Name of the query.
+    pub query: String,
+    /// Stable code of the error that is waited out.
+    pub code: String,
+    /// What is wrong.
+    pub reason: String,
+    /// How long it has been so.
+    pub since: Duration,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Pause before the next.
+    pub next_in: Duration,
+}
+
+/// Hears of a query's batches. Called from the query's own task: an implementation must return quickly.
+pub trait ProgressListener: Send + Sync {
+    /// A batch was committed.
+    fn on_progress(&self, progress: &StreamingQueryProgress);
+
+    /// A trigger found nothing new.
+    fn on_idle(&self, query: &str, batch_id: i64) {
+        let _ = (query, batch_id);
+    }
+
+    /// Something is away (broker, registry, catalog); the query waits and tries again.
+    fn on_waiting(&self, waiting: &Waiting) {
+        let _ = waiting;
+    }
+}
+
+/// Hears nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoListener;
+
+impl ProgressListener for NoListener {
+    fn on_progress(&self, _progress: &StreamingQueryProgress) {}
+}

@@ -1,0 +1,25 @@
+use crate::err::Result;
+use chainalytics_lakehouse::Table;
+
+use crate::batch::{OFFSETS_KEY, OFFSETS_PROPERTY, Progress, progress_of};
+use crate::err;
+
+/// Summary key: batch of the stream that a snapshot belongs to.
+pub const BATCH_ID_KEY: &str = "chainalytics.batch-id";
+
+/// How far `table` has come with `topic`, by its own word: the newest ancestor that names the topic, else the table
+/// property.
+///
+/// # Errors
+/// `ProgressLost` for a table with rows that says neither.
+pub fn table_progress(table: &Table, topic: &str) -> Result<Progress> {
+    let summaries = table.ancestry().filter_map(|mut snapshot| snapshot.summary.remove(OFFSETS_KEY));
+    let may_have_rows = table.row_count() != Some(0);
+    progress_of(topic, summaries, table.property(OFFSETS_PROPERTY), may_have_rows)
+        .map_err(|e| err::progress_lost(format!("table {}: {e}", table.ident())))
+}
+
+/// Batch of the newest ancestor that a stream wrote.
+pub(super) fn last_batch_id(table: &Table) -> Option<i64> {
+    table.latest_summary_value(BATCH_ID_KEY).and_then(|value| value.parse().ok())
+}
