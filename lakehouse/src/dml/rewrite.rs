@@ -18,7 +18,6 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, lit, not, when,
 };
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr_rewriter::unnormalize_col;
 use futures::TryStreamExt;
 
@@ -28,7 +27,7 @@ use super::align::{Casting, Matching, align};
 use super::Write;
 use crate::commit::{ConflictCheck, FileFilter};
 use crate::scan::files::ScanFile;
-use crate::scan::{FILE_COLUMN, IcebergTableProvider, ScanOptions, SnapshotSelector, is_total};
+use crate::scan::{FILE_COLUMN, IcebergTableProvider, ScanOptions, SnapshotSelector, is_plain, is_total};
 use crate::table::Table;
 use crate::write::DataFileInfo;
 
@@ -113,7 +112,7 @@ pub async fn rewrite_rows(
 /// Sorts the files by their statistics.
 async fn judge(write: &Write<'_>, table: &Table, condition: &Expr) -> Result<Judged> {
     let provider = IcebergTableProvider::try_new(table, &SnapshotSelector::Current)?;
-    let planned = provider.plan_files(write.state, &plain_terms(condition)?).await?;
+    let planned = provider.plan_files(write.state, &plain_terms(condition)).await?;
     if !planned.deletes.is_empty() {
         return Err(Error::new(
             ErrorCode::TableFormat,
@@ -180,7 +179,7 @@ fn rewrite_plan(
                 assignments.iter().find(|a| a.column.eq_ignore_ascii_case(&column.name)).map(|a| a.value.clone())
             };
             let keep = |column: &Column| Expr::Column(column.clone());
-            if has_subquery(condition)? {
+            if !is_plain(condition) {
                 // A subquery can stand in a filter only: unchanged and changed rows apart.
                 let updated: Vec<Expr> = columns
                     .iter()
@@ -224,7 +223,7 @@ fn scan(
 /// Files that others add meanwhile conflict only if they may hold rows of the condition.
 fn conflict_check(write: &Write<'_>, table: &Table, condition: &Expr) -> Result<ConflictCheck> {
     let provider = IcebergTableProvider::try_new(table, &SnapshotSelector::Current)?;
-    let terms = plain_terms(condition)?;
+    let terms = plain_terms(condition);
     let state = write.state.clone();
     let filter: FileFilter = Arc::new(move |info: &DataFileInfo| {
         provider.info_may_match(&state, &terms, info).unwrap_or(true)
@@ -233,25 +232,6 @@ fn conflict_check(write: &Write<'_>, table: &Table, condition: &Expr) -> Result<
 }
 
 /// The conjuncts that can be judged by statistics, their columns unqualified.
-fn plain_terms(condition: &Expr) -> Result<Vec<Expr>> {
-    let mut terms = Vec::new();
-    for term in split_conjunction(condition) {
-        if !has_subquery(term)? {
-            terms.push(unnormalize_col(term.clone()));
-        }
-    }
-    Ok(terms)
-}
-
-fn has_subquery(expr: &Expr) -> Result<bool> {
-    let mut found = false;
-    expr.apply(|e| {
-        if matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_)) {
-            found = true;
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })
-    .map_err(Error::from_datafusion)?;
-    Ok(found)
+fn plain_terms(condition: &Expr) -> Vec<Expr> {
+    split_conjunction(condition).into_iter().filter(|t| is_plain(t)).map(|t| unnormalize_col(t.clone())).collect()
 }

@@ -16,6 +16,6 @@ mod values;
 
 pub use build::FILE_COLUMN;
 pub(crate) use judge::is_total;
-pub(crate) use provider::plain_type;
+pub(crate) use provider::{is_plain, plain_type};
 pub use provider::{IcebergTableProvider, ScanOptions};
 pub use selector::SnapshotSelector;

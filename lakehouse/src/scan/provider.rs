@@ -9,10 +9,11 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as 
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, Result as DfResult, Statistics};
 use datafusion::common::stats::Precision;
-use datafusion::logical_expr::utils::conjunction;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::physical_expr::conjunction as physical_conjunction;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt};
@@ -207,9 +208,6 @@ impl IcebergTableProvider {
     }
 
     pub(super) fn pruning_predicate(&self, state: &dyn Session, filters: &[Expr]) -> DfResult<Option<PruningPredicate>> {
-        let Some(filter) = conjunction(filters.iter().cloned()) else {
-            return Ok(None);
-        };
         let schema = Arc::new(DFSchema::try_from(Arc::clone(&self.schema))?);
         let context = SimplifyContext::builder()
             .with_schema(Arc::clone(&schema))
@@ -218,9 +216,13 @@ impl IcebergTableProvider {
             .build();
         // Simplified first: a negation must become the opposite comparison to be judged.
         let simplifier = ExprSimplifier::new(context);
-        let filter = simplifier.simplify(simplifier.coerce(filter, &schema)?)?;
-        let filter = state.create_physical_expr(filter, &schema)?;
-        let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.schema)).try_build(filter);
+        let judged = filters.iter().filter(|f| is_plain(f)).filter_map(|filter| {
+            let filter = simplifier.coerce(filter.clone(), &schema).and_then(|f| simplifier.simplify(f));
+            filter.and_then(|f| state.create_physical_expr(f, &schema)).ok()
+        });
+        let predicate = PruningPredicateBuilder::new()
+            .with_file_schema(Arc::clone(&self.schema))
+            .try_build(physical_conjunction(judged));
         Ok(predicate.ok().filter(|p| !p.always_true()))
     }
 
@@ -277,7 +279,9 @@ impl IcebergTableProvider {
             "planned a scan"
         );
         let mut files = planned.data;
-        if let (Some(limit), true) = (limit, filters.is_empty()) {
+        // With filters above, a limit counts rows that pass them.
+        let limit = limit.filter(|_| filters.is_empty());
+        if let Some(limit) = limit {
             files = enough_for(files, limit);
         }
         let files = self.named(self.metadata().await?, files).await?;
@@ -291,6 +295,14 @@ impl IcebergTableProvider {
         };
         request.build(files).map_err(Error::from_datafusion)
     }
+}
+
+/// Whether an expression can be judged by statistics: no subquery (its value is not known yet), nothing random.
+pub(crate) fn is_plain(filter: &Expr) -> bool {
+    let subquery = filter.exists(|e| {
+        Ok(matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_)))
+    });
+    matches!(subquery, Ok(false)) && !filter.is_volatile()
 }
 
 /// The first files that hold `limit` rows together.
@@ -336,7 +348,10 @@ impl TableProvider for IcebergTableProvider {
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
         // Files are pruned by them; every row is filtered again above the scan.
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        let support = |filter: &&Expr| {
+            if is_plain(filter) { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported }
+        };
+        Ok(filters.iter().map(support).collect())
     }
 
     fn statistics(&self) -> Option<Statistics> {

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 /// Spellings of the columns whose names are not all lower case, by lower-case name.
@@ -34,8 +35,19 @@ impl MixedCase {
         let mut changed = false;
         for i in 0..tokens.len() {
             let call = matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::LParen));
+            let literal = matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::SingleQuotedString(_)));
+            let cast = i > 0 && matches!(&tokens[i - 1].token, Token::DoubleColon)
+                || i > 0 && matches!(&tokens[i - 1].token, Token::Word(w) if w.keyword == Keyword::AS);
             let Token::Word(word) = &mut tokens[i].token else { continue };
             if word.quote_style.is_some() || call {
+                continue;
+            }
+            // `DATE '…'` and `CAST(x AS DATE)` name a type even where a column is called "Date".
+            let names_type = matches!(
+                word.keyword,
+                Keyword::DATE | Keyword::TIME | Keyword::TIMESTAMP | Keyword::DATETIME | Keyword::INTERVAL
+            );
+            if names_type && (literal || cast) {
                 continue;
             }
             if let Some(Some(spelling)) = self.spellings.get(&word.value.to_lowercase())
@@ -43,7 +55,7 @@ impl MixedCase {
             {
                 word.value.clone_from(spelling);
                 word.quote_style = Some('"');
-                word.keyword = datafusion::sql::sqlparser::keywords::Keyword::NoKeyword;
+                word.keyword = Keyword::NoKeyword;
                 changed = true;
             }
         }

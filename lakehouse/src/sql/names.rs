@@ -51,7 +51,11 @@ pub async fn prepare(
             }
         }
     }
-    if mixed.apply(&mut tokens) { parse_statement(tokens, dialect) } else { Ok(statement) }
+    if mixed.apply(&mut tokens) {
+        // A column may be called like a keyword (`ORDER`): what then no longer parses stays as it was written.
+        return Ok(parse_statement(tokens, dialect).unwrap_or(statement));
+    }
+    Ok(statement)
 }
 
 /// Plans a statement of DataFusion's.
