@@ -14,15 +14,8 @@ mod names;
 mod statement;
 mod time_travel;
 
-use std::sync::Arc;
-
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::DataType;
-use datafusion::catalog::TableProvider;
-use datafusion::catalog::view::ViewTable;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::listing::ListingTable;
-use datafusion::datasource::source_as_provider;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
@@ -41,7 +34,6 @@ pub use statement::split_text;
 use crate::dml::{Write, WriteOptions};
 use crate::exec::QueryExecutor;
 use crate::lakehouse::Lakehouse;
-use crate::scan::IcebergTableProvider;
 use statement::{ParsedStatement, split_statements};
 
 /// What a statement gave.
@@ -156,7 +148,9 @@ impl Runner<'_> {
                 Ok(StatementResult::Ok)
             }
             LogicalPlan::Dml(dml) => Err(unsupported(&format!("{} on {}", dml.op, dml.table_name))),
-            plan if runs_in_driver(&plan)? => self.local_rows(plan).await,
+            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_) => {
+                self.local_rows(plan).await
+            }
             plan => Ok(StatementResult::Rows(self.executor.execute_logical(plan).await?)),
         }
     }
@@ -184,29 +178,6 @@ impl Runner<'_> {
     fn write<'b>(&'b self, state: &'b SessionState) -> Write<'b> {
         Write { lakehouse: self.lakehouse, executor: self.executor, state, options: &self.options }
     }
-}
-
-/// Whether a plan must run in the driver: it explains something, or reads what only this process has (tables in
-/// memory, metadata tables, `information_schema`).
-fn runs_in_driver(plan: &LogicalPlan) -> Result<bool> {
-    let mut local = matches!(
-        plan,
-        LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_)
-    );
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node
-            && !source_as_provider(&scan.source).is_ok_and(|p| ships(&p))
-        {
-            local = true;
-        }
-        Ok(if local { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    })
-    .map_err(Error::from_datafusion)?;
-    Ok(local)
-}
-
-fn ships(provider: &Arc<dyn TableProvider>) -> bool {
-    provider.is::<IcebergTableProvider>() || provider.is::<ListingTable>() || provider.is::<ViewTable>()
 }
 
 /// Rows of a batch that is already here.
