@@ -28,8 +28,8 @@ fn structural(topic: Topic, value: &[u8]) -> Option<Json> {
     for field in topic.fields() {
         let value = object.get(field.name)?;
         let fits = match field.kind {
-            FieldType::Text => value.is_string(),
-            FieldType::Long => value.is_i64(),
+            // ids may be text or integer for a reader
+            FieldType::Text | FieldType::Long => value.is_string() || value.is_i64(),
             FieldType::Int => value.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
             FieldType::Double => value.is_number(),
             FieldType::Boolean => value.is_boolean(),
@@ -39,15 +39,17 @@ fn structural(topic: Topic, value: &[u8]) -> Option<Json> {
             return None;
         }
     }
+    let known = |event_type: &Json| ["click", "view", "purchase"].iter().any(|known| event_type == known);
+    if topic == Topic::UserEvents && !known(&object["event_type"]) {
+        return None;
+    }
     Some(object)
 }
 
 fn breaks_a_rule(topic: Topic, row: &Json) -> bool {
     let number = |name: &str| row[name].as_f64().unwrap();
     match topic {
-        Topic::UserEvents => {
-            !["click", "view", "purchase"].contains(&row["event_type"].as_str().unwrap()) || number("value") < 0.0
-        }
+        Topic::UserEvents => number("value") < 0.0,
         Topic::Products => !(10.0..=1000.0).contains(&number("price")) || !(1.0..=5.0).contains(&number("rating_score")),
         Topic::ApiLogs => !(10.0..=2000.0).contains(&number("response_time_ms")),
         Topic::UserPosts => row["title"].as_str().unwrap().is_empty(),

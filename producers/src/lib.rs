@@ -12,7 +12,7 @@
 //!
 //! | topic | broken rule, in turn |
 //! |---|---|
-//! | `user-events` | `event_type` is `unknown`; `value` of a purchase is negative |
+//! | `user-events` | `value` of a purchase is negative |
 //! | `products` | `price` is 0; `price` is negative; `rating_score` is 7 |
 //! | `api-logs` | `response_time_ms` is 0; `response_time_ms` is negative |
 //! | `user-posts` | `title` is empty |

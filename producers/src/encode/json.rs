@@ -9,7 +9,7 @@ use crate::topics::Topic;
 pub(crate) struct JsonEncoder {
     /// `{"first":` or `,"name":` per field.
     prefixes: Vec<Vec<u8>>,
-    /// A number or truth value.
+    /// A number or truth value that isn't an id (ids may be text for a reader).
     typed_field: usize,
     time_field: usize,
 }
@@ -22,7 +22,7 @@ impl JsonEncoder {
         };
         Self {
             prefixes: topic.fields().iter().enumerate().map(prefix).collect(),
-            typed_field: topic.first_of(|t| !matches!(t, FieldType::Text | FieldType::Timestamp)),
+            typed_field: topic.first_of(|t| matches!(t, FieldType::Double | FieldType::Int | FieldType::Boolean)),
             time_field: topic.first_of(|t| t == FieldType::Timestamp),
         }
     }
@@ -42,7 +42,7 @@ impl JsonEncoder {
                 _ => out.extend_from_slice(prefix),
             }
             match fault {
-                Some(Fault::WrongType) if i == self.typed_field => out.extend_from_slice(b"\"not-a-number\""),
+                Some(Fault::WrongType) if i == self.typed_field => out.extend_from_slice(b"[\"wrong\",\"type\"]"),
                 Some(Fault::BadTimestamp) if i == self.time_field => out.extend_from_slice(b"\"not-a-time\""),
                 _ => write_value(value, row, out),
             }

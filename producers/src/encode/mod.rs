@@ -13,7 +13,7 @@ use crate::topics::Topic;
 pub(crate) enum Fault {
     /// Ends in the middle.
     Truncated,
-    /// A text where a number or truth value belongs. In Avro: a text length beyond the record.
+    /// A list where a single value belongs. In Avro: a text length beyond the record.
     WrongType,
     /// The first field (the business key) is absent. In Avro: an empty record.
     Missing,

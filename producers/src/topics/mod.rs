@@ -47,7 +47,7 @@ pub(crate) struct Slot {
 /// The state of one topic's world.
 #[derive(Debug)]
 pub(crate) enum Source {
-    UserEvents(user_events::UserEvents),
+    UserEvents(Box<user_events::UserEvents>),
     Products(products::Products),
     ApiLogs(api_logs::ApiLogs),
     UserPosts(user_posts::UserPosts),
@@ -57,7 +57,7 @@ pub(crate) enum Source {
 impl Source {
     pub fn new(topic: Topic, options: &ProduceOptions, ids: IdSource) -> Self {
         match topic {
-            Topic::UserEvents => Self::UserEvents(user_events::UserEvents::new(options, ids)),
+            Topic::UserEvents => Self::UserEvents(Box::new(user_events::UserEvents::new(options, ids))),
             Topic::Products => Self::Products(products::Products::new(options)),
             Topic::ApiLogs => Self::ApiLogs(api_logs::ApiLogs::new(ids)),
             Topic::UserPosts => Self::UserPosts(user_posts::UserPosts::new(options, ids)),

@@ -65,8 +65,8 @@ impl UserEvents {
         let phase = mix(user) as i64 & 0x7fff_ffff;
         let session = (slot.event_us + phase).div_euclid(SESSION_US) as u64;
         let session_id = self.ids.hash(user << 40 ^ session);
-        let (event_type, cents) = match slot.invalid.map(|which| which % 2) {
-            Some(0) => ("unknown", cents),
+        // an unknown event type would be a structural fault: readers know the three
+        let (event_type, cents) = match slot.invalid {
             Some(_) => ("purchase", -self.catalog.price_cents(product, slot.event_us)),
             None => (event_type, cents),
         };
