@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const COMPATIBILITY: &str = "BACKWARD";
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
-/// Where the registry is.
+/// Where the registry is. Credentials may also stand in the URL; they appear in no message.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RegistryTarget {
     /// Base URL, without a slash at the end.
@@ -28,7 +28,8 @@ pub struct RegistryTarget {
 
 impl std::fmt::Debug for RegistryTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RegistryTarget").field("url", &self.url).finish_non_exhaustive()
+        let shown = without_credentials(self.clone());
+        f.debug_struct("RegistryTarget").field("url", &shown.url).finish_non_exhaustive()
     }
 }
 
@@ -50,7 +51,7 @@ impl Registry {
     /// # Errors
     /// The TLS library cannot be set up.
     pub fn new(target: RegistryTarget) -> Result<Self> {
-        let target = RegistryTarget { url: target.url.trim_end_matches('/').to_owned(), ..target };
+        let target = without_credentials(target);
         let http = Client::builder().timeout(REQUEST_TIMEOUT).build().map_err(|e| ProducerError::Registry {
             url: target.url.clone(),
             reason: e.to_string(),
@@ -133,5 +134,88 @@ impl Registry {
 
     fn refused(&self, reason: String) -> ProducerError {
         ProducerError::Registry { url: self.target.url.clone(), reason, retryable: false }
+    }
+}
+
+/// Moves user and password from the URL to where no message shows them.
+fn without_credentials(target: RegistryTarget) -> RegistryTarget {
+    let RegistryTarget { url, mut auth } = target;
+    let Ok(mut parsed) = Url::parse(&url) else {
+        return RegistryTarget { url: url.trim_end_matches('/').to_owned(), auth };
+    };
+    if !parsed.username().is_empty() {
+        let password = parsed.password().unwrap_or_default().to_owned();
+        auth = auth.or(Some((parsed.username().to_owned(), password)));
+        // both fail only for URLs that cannot have credentials in the first place
+        let _ = parsed.set_username("");
+        let _ = parsed.set_password(None);
+    }
+    RegistryTarget { url: parsed.as_str().trim_end_matches('/').to_owned(), auth }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::sync::{Arc, Mutex};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Gives the answers one after the other, each on its own connection; returns its address and the requests seen.
+    async fn registry(answers: Vec<(u16, &'static str)>) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let requests = Arc::clone(&seen);
+        tokio::spawn(async move {
+            for (status, body) in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = String::new();
+                loop {
+                    let mut buffer = [0; 4096];
+                    let n = stream.read(&mut buffer).await.unwrap();
+                    request.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+                    let Some((head, body)) = request.split_once("\r\n\r\n") else { continue };
+                    let length = head.to_lowercase().lines().find_map(|l| l.strip_prefix("content-length: ")?.parse().ok());
+                    if body.len() >= length.unwrap_or(0) {
+                        break;
+                    }
+                }
+                requests.lock().unwrap().push(request);
+                let length = body.len();
+                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (address.to_string(), seen)
+    }
+
+    #[tokio::test]
+    async fn compatibility_is_set_again_when_the_subject_was_new() {
+        let answers = vec![(404, "{}"), (503, "busy"), (200, "{\"id\":7}"), (200, "{}")];
+        let (address, seen) = registry(answers).await;
+        let target = RegistryTarget { url: format!("http://me:secret@{address}/api/"), auth: None };
+        assert!(!format!("{target:?}").contains("secret"));
+        let registry = Registry::new(target).unwrap();
+        assert_eq!(registry.register(Topic::Products, Format::Avro).await.unwrap(), 7);
+        let seen = seen.lock().unwrap();
+        assert!(seen[0].starts_with("PUT /api/config/products-value "));
+        assert!(seen[0].contains("BACKWARD") && seen[0].contains("Basic bWU6c2VjcmV0"));
+        assert!(seen[2].starts_with("POST /api/subjects/products-value/versions ") && seen[2].contains("AVRO"));
+        assert!(seen[3].starts_with("PUT "));
+    }
+
+    #[tokio::test]
+    async fn refusals_are_told_apart_from_silence() {
+        let (address, _) = registry(vec![(200, "{}"), (409, "{\"message\":\"nope\"}")]).await;
+        let target = RegistryTarget { url: format!("http://me:secret@{address}"), auth: None };
+        let refused = Registry::new(target).unwrap().register(Topic::Products, Format::JsonSchema).await.unwrap_err();
+        assert!(matches!(&refused, ProducerError::Registry { retryable: false, .. }));
+        assert!(refused.to_string().contains("incompatible") && !refused.to_string().contains("secret"));
+        let nobody = RegistryTarget { url: "http://127.0.0.1:1".to_owned(), auth: None };
+        let silent = Registry::new(nobody).unwrap().register(Topic::Products, Format::Avro).await.unwrap_err();
+        assert!(matches!(silent, ProducerError::Registry { retryable: true, .. }));
     }
 }
