@@ -7,6 +7,7 @@
 //! Memory is bounded by the number of index entries and cached details, both limited, and not by the size or number of logs.
 
 mod catalog;
+mod config;
 mod driver_log;
 mod error;
 mod http;
@@ -15,6 +16,7 @@ mod replayed;
 mod scan;
 mod server;
 
+pub use config::run;
 pub use error::HistoryError;
 pub use options::HistoryOptions;
 pub use server::serve;
