@@ -71,7 +71,7 @@ pub(crate) fn iceberg(source: iceberg::Error) -> Error {
         iceberg::ErrorKind::FeatureUnsupported => ErrorCode::Unsupported,
         _ => ErrorCode::TableFormat,
     });
-    Error::new(code, "Iceberg metadata").with_source(source)
+    Error::new(code, format!("Iceberg metadata: {}", source.message())).with_source(source)
 }
 
 /// An error of Iceberg's library about what the caller asked for (a schema, a partition spec, a property).
