@@ -28,6 +28,7 @@
 
 mod api;
 mod broker;
+mod config;
 mod connection;
 mod error;
 mod groups;
@@ -38,6 +39,7 @@ mod producer_ids;
 mod topics;
 
 pub use broker::Broker;
+pub use config::run;
 pub use error::BrokerError;
 pub use log::LogLimits;
 pub use options::BrokerOptions;

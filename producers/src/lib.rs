@@ -25,6 +25,7 @@
 //! The Kafka timestamp is the ingestion time; the event time lies before it by the record's delay. No time is later than
 //! the base time, unless a rate is set, in which case records start at the base time.
 
+mod config;
 mod encode;
 mod error;
 mod generate;
@@ -38,6 +39,7 @@ mod sink;
 mod time;
 mod topics;
 
+pub use config::produce;
 pub use encode::schema;
 pub use error::{ProducerError, Result};
 pub use generate::{Generator, Record, RecordRef, default_base_time_us, generate};
