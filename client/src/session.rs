@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chainalytics_common::{Config, Error, ErrorCode, Master, Result, keys};
 use chainalytics_engine::Engine;
+use chainalytics_engine::options::MAX_MESSAGE_BYTES;
 use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::commit::TableOutcome;
 use chainalytics_lakehouse::dml::{WriteMode, WriteOptions, write_dataframe};
@@ -203,11 +204,12 @@ impl Session {
 }
 
 fn query_settings(config: &Config) -> QuerySettings {
+    let timeout = config.get(&keys::QUERY_TIMEOUT);
     QuerySettings {
-        max_attempts: 3,
-        timeout: None,
-        spool_memory_bytes: 64 << 20,
+        max_attempts: config.get(&keys::QUERY_MAX_ATTEMPTS),
+        timeout: (!timeout.is_zero()).then_some(timeout),
+        spool_memory_bytes: usize::try_from(config.get(&keys::QUERY_SPOOL_MEMORY).as_u64()).unwrap_or(usize::MAX),
         spool_dir: config.data_dir().join("tmp"),
-        max_message_bytes: 64 << 20,
+        max_message_bytes: MAX_MESSAGE_BYTES,
     }
 }

@@ -161,8 +161,8 @@ keys! {
     SCHEDULER_SUPERVISE_MAX_ATTEMPTS: u32 = "scheduler.supervise-max-attempts", "3", false, "How often a supervised driver is started.";
 
     EXECUTOR_NAME: String = "executor.name", "", false, "Name of the executor's own directories; empty: a free one.";
-    EXECUTOR_HOST: String = "executor.bind-host", "127.0.0.1", false, "Address that the executor listens on.";
-    EXECUTOR_ADVERTISE_HOST: String = "executor.advertise-host", "", false, "Name by which others reach the executor; empty: the bind host.";
+    EXECUTOR_BIND_HOST: String = "executor.bind-host", "127.0.0.1", false, "Address that the executor listens on.";
+    EXECUTOR_EXTERNAL_HOST: String = "executor.external-host", "", false, "Name by which others reach the executor; empty: the bind host.";
     EXECUTOR_PORT: u16 = "executor.port", "0", false, "Port of shuffle data (Arrow Flight); 0: a free one.";
     EXECUTOR_GRPC_PORT: u16 = "executor.grpc-port", "0", false, "Port on which the executor takes tasks; 0: a free one.";
     EXECUTOR_HEALTH_PORT: u16 = "executor.health-port", "0", false, "Port of the executor's health page; 0: none.";
@@ -175,6 +175,7 @@ keys! {
 
     HISTORY_BIND_HOST: String = "history.bind-host", "127.0.0.1", false, "Address that the history server listens on.";
     HISTORY_PORT: u16 = "history.port", "18080", false, "Port of the history server.";
+    HISTORY_SCAN_INTERVAL: Duration = "history.scan-interval", "5s", false, "Time between two looks of the history server into the event logs.";
     HISTORY_URL: String = "history.url", "", false, "Where the history server is reached, for links.";
     EVENT_LOG_DIR: String = "event-log.dir", "", false, "Directory of event logs. Default: events in the data directory.";
 

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chainalytics_common::{Config, Result, keys};
+use chainalytics_engine::options::MAX_MESSAGE_BYTES;
 
-/// gRPC messages (plans, task definitions, shuffle blocks) up to this size.
-const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+/// How often old shuffle output is looked for.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -41,9 +42,33 @@ impl Settings {
         self.dir.join("spill")
     }
 
+    /// # Errors
+    /// `Config` if a value cannot be used.
     pub(crate) fn from_config(config: &Config) -> Result<Self> {
-        let _ = (config, MAX_MESSAGE_BYTES, &keys::CATALOG_NAME);
-        Err(chainalytics_common::Error::new(chainalytics_common::ErrorCode::Config, "x"))
+        let data_dir = config.data_dir();
+        let host = config.get(&keys::EXECUTOR_BIND_HOST);
+        let advertise_host = config.get(&keys::EXECUTOR_EXTERNAL_HOST);
+        let cores = config.get(&keys::EXECUTOR_CORES);
+        let health_port = config.get(&keys::EXECUTOR_HEALTH_PORT);
+        Ok(Self {
+            name: config.get(&keys::EXECUTOR_NAME),
+            dir: data_dir.join("executors"),
+            runs_dir: data_dir.join("runs"),
+            scheduler_url: http_url(&config.get(&keys::SCHEDULER_URL)),
+            advertise_host: if advertise_host.is_empty() { host.clone() } else { advertise_host },
+            bind_host: host,
+            flight_port: config.get(&keys::EXECUTOR_PORT),
+            grpc_port: config.get(&keys::EXECUTOR_GRPC_PORT),
+            health_port: (health_port != 0).then_some(health_port),
+            cores: if cores == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { cores },
+            memory_bytes: config.get(&keys::EXECUTOR_MEMORY).as_u64(),
+            heartbeat_interval: config.get(&keys::EXECUTOR_HEARTBEAT_INTERVAL),
+            drain_timeout: config.get(&keys::EXECUTOR_DRAIN_TIMEOUT),
+            shuffle_ttl: config.get(&keys::EXECUTOR_SHUFFLE_TTL),
+            clean_interval: CLEAN_INTERVAL,
+            max_drivers: config.get(&keys::EXECUTOR_MAX_DRIVERS),
+            max_message_bytes: MAX_MESSAGE_BYTES,
+        })
     }
 
     #[cfg(test)]
@@ -70,7 +95,21 @@ impl Settings {
     }
 }
 
+/// `chainalytics://host:port` as gRPC wants it.
+fn http_url(url: &str) -> String {
+    match url.strip_prefix("chainalytics://") {
+        Some(rest) => format!("http://{rest}"),
+        None if url.contains("://") => url.to_owned(),
+        None => format!("http://{url}"),
+    }
+}
+
+/// What every driver gets on its command line beside the run's own settings: the place of this cluster's state and scheduler.
 pub(crate) fn driver_args(config: &Config) -> Vec<String> {
-    let _ = config;
-    vec![]
+    vec![
+        "--data-dir".to_owned(),
+        config.data_dir().to_string_lossy().into_owned(),
+        "--conf".to_owned(),
+        format!("scheduler.url={}", config.get(&keys::SCHEDULER_URL)),
+    ]
 }
