@@ -11,23 +11,25 @@ use crate::{HistoryError, HistoryOptions, serve};
 ///
 /// Errors: `PortInUse`, `Config` (open to the network without protection), `Io`.
 pub async fn run(config: Arc<Config>, shutdown: CancellationToken) -> Result<()> {
-    Ok(serve(HistoryOptions::from_config(&config), shutdown).await?)
+    Ok(serve(HistoryOptions::from_config(&config)?, shutdown).await?)
 }
 
 impl HistoryOptions {
-    pub fn from_config(config: &Config) -> Self {
+    /// Reads the `history.*`, `event-log.*` and `security.*` keys; `scheduler.*` for the link to the live page.
+    ///
+    /// Errors: none today; a value that cannot be used is refused by the configuration itself.
+    pub fn from_config(config: &Config) -> Result<Self> {
         let external_host = config.get(&keys::SCHEDULER_EXTERNAL_HOST);
         let scheduler_host = if external_host.is_empty() { config.get(&keys::SCHEDULER_BIND_HOST) } else { external_host };
-        Self {
+        Ok(Self {
             bind_host: config.get(&keys::HISTORY_BIND_HOST),
             port: config.get(&keys::HISTORY_PORT),
-            scan_interval: config.get(&keys::HISTORY_SCAN_INTERVAL),
             allow_insecure: config.get(&keys::SECURITY_ALLOW_INSECURE),
             event_log_dir: config.event_log_dir(),
             data_dir: config.data_dir(),
             scheduler_page_url: page_url(&scheduler_host, config.get(&keys::SCHEDULER_HTTP_PORT)),
             ..Self::default()
-        }
+        })
     }
 }
 
@@ -48,7 +50,7 @@ impl From<HistoryError> for Error {
             HistoryError::Bind { .. } | HistoryError::Http(_) => ErrorCode::Io,
         };
         let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-        Self::new(code, format!("{error}{cause}"))
+        Self::new(code, format!("{error}{cause}")).with_source(error)
     }
 }
 
