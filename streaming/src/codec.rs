@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::err::Result;
+use chainalytics_common::Result;
 use chainalytics_lakehouse::StoreRegistry;
 
 use crate::err;

@@ -5,9 +5,6 @@ use chainalytics_common::{Error, ErrorCode};
 use crate::batch::PlanError;
 use crate::exec::TaskFailure;
 
-/// Result of this crate's functions; the second parameter serves those that fail otherwise.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
 /// A caller's mistake.
 pub(crate) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorCode::InvalidArgument, message)
@@ -112,22 +109,8 @@ pub(crate) fn may_pass(error: &Error) -> bool {
     )
 }
 
-/// Codes that a task's failure may carry to the driver with a meaning.
-const TASK_CODES: [ErrorCode; 10] = [
-    ErrorCode::Cancelled,
-    ErrorCode::Config,
-    ErrorCode::DataLoss,
-    ErrorCode::InvalidArgument,
-    ErrorCode::KafkaRefused,
-    ErrorCode::KafkaTimeout,
-    ErrorCode::KafkaUnreachable,
-    ErrorCode::SchemaRegistry,
-    ErrorCode::SchemaRegistryUnreachable,
-    ErrorCode::StorageWrite,
-];
-
 /// The error that made a task fail.
 pub(crate) fn from_task(failure: &TaskFailure) -> Error {
-    let code = TASK_CODES.into_iter().find(|code| code.as_str() == failure.code);
-    Error::new(code.unwrap_or(ErrorCode::QueryFailed), failure.message.clone())
+    let code = ErrorCode::ALL.iter().find(|code| code.as_str() == failure.code);
+    Error::new(code.copied().unwrap_or(ErrorCode::QueryFailed), failure.message.clone())
 }

@@ -16,3 +16,5 @@ pub mod stream;
 pub mod topics;
 
 mod err;
+#[cfg(test)]
+mod test_support;

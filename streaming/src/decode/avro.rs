@@ -14,7 +14,7 @@ use arrow_avro::reader::{Decoder as ArrowDecoder, ReaderBuilder};
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
 use lru::LruCache;
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use super::avro_columns::FieldReaders;
 use super::chunk::CHUNK_ROWS_MAX;

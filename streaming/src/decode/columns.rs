@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use super::reject::{RejectCode, shown};
 use super::timestamp::{from_epoch_ms, in_range, parse_timestamp_us};

@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use super::columns::{Columns, Misfit, Scalar, mismatch_of};
 use super::reject::{Reject, RejectCode, shown};

@@ -13,6 +13,8 @@ mod reject;
 mod timestamp;
 
 #[cfg(test)]
+mod avro_tests;
+#[cfg(test)]
 mod json_tests;
 
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use serde::{Deserialize, Serialize};
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use crate::registry::SchemaRegistry;
 use crate::topics::RecordSchema;

@@ -8,7 +8,7 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::SchemaRef;
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use super::spec::IngestSpec;
 use crate::batch::Unit;

@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-use chainalytics_common::Error;
-
-use crate::err::Result;
+use chainalytics_common::{Error, Result};
 
 use crate::batch::Unit;
 use crate::decode::RecordChunk;

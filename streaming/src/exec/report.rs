@@ -5,9 +5,7 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use chainalytics_common::Error;
-
-use crate::err::Result;
+use chainalytics_common::{Error, Result};
 use chainalytics_lakehouse::DataFileInfo;
 
 use crate::batch::Unit;
@@ -100,7 +98,7 @@ pub struct TaskReport {
 impl TaskReport {
     /// Report of a task that failed.
     pub(super) fn failed(error: &Error) -> Self {
-        let failure = TaskFailure { code: error.code().as_str().to_owned(), message: error.to_string() };
+        let failure = TaskFailure { code: error.code().as_str().to_owned(), message: error.message().to_owned() };
         Self { failures: vec![failure], ..Self::default() }
     }
 

@@ -10,9 +10,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::metrics::{Count, Time};
 use futures::StreamExt;
 
-use chainalytics_common::Error;
-
-use crate::err::Result;
+use chainalytics_common::{Error, Result};
 use chainalytics_lakehouse::{DataFileWriter, StoreRegistry};
 
 use super::batches::BatchLineage;

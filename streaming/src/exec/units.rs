@@ -6,7 +6,7 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::Result as DfResult;
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use crate::batch::Unit;
 use crate::err;

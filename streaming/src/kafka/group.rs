@@ -5,7 +5,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use super::options::KafkaOptions;
 use super::reader::ReaderContext;

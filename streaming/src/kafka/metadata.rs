@@ -6,9 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-use chainalytics_common::Error;
-
-use crate::err::Result;
+use chainalytics_common::{Error, Result};
 
 use super::options::KafkaOptions;
 use super::reader::ReaderContext;

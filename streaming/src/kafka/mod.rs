@@ -11,6 +11,8 @@ mod options;
 mod reader;
 
 #[cfg(test)]
+pub(crate) mod test_broker;
+#[cfg(test)]
 mod tests;
 
 pub use group::GroupCommitter;

@@ -6,9 +6,12 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use serde::{Deserialize, Serialize};
 
-use crate::err::Result;
+use chainalytics_common::{Config, Result, keys};
 
 use crate::err;
+
+/// Prefix of the keys that are handed to librdkafka.
+const PREFIX: &str = "kafka.";
 
 /// How to reach the brokers. Serialises into physical plans, so that executors need no configuration of their own.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
@@ -47,6 +50,21 @@ impl KafkaOptions {
             stall_timeout_ms: 60_000,
             queue_kilobytes: 16 * 1024,
         }
+    }
+
+    /// Options that the configuration names: the brokers, the time-outs, and every other `kafka.*` key under librdkafka's
+    /// own name (`kafka.security.protocol`, `kafka.sasl.password`...).
+    ///
+    /// # Errors
+    /// `Config` for a property that would break the guarantees of reading.
+    pub fn from_config(config: &Config) -> Result<Self> {
+        let mut options = Self::new(config.get(&keys::KAFKA_BOOTSTRAP_SERVERS));
+        options.request_timeout_ms = milliseconds(config.get(&keys::KAFKA_REQUEST_TIMEOUT));
+        options.stall_timeout_ms = milliseconds(config.get(&keys::KAFKA_STALL_TIMEOUT));
+        for (name, value) in config.with_prefix(PREFIX) {
+            options = options.with_property(name.trim_start_matches(PREFIX), value)?;
+        }
+        Ok(options)
     }
 
     /// Adds a client property.
@@ -116,5 +134,38 @@ impl fmt::Debug for KafkaOptions {
             .field("bootstrap_servers", &self.bootstrap_servers)
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
             .finish_non_exhaustive()
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn keys_reach_librdkafka_and_passwords_stay_out_of_sight() {
+        let conf = [
+            ("kafka.bootstrap.servers", "a:1,b:2"),
+            ("kafka.security.protocol", "sasl_ssl"),
+            ("kafka.sasl.password", "hunter2"),
+            ("streaming.kafka.stall-timeout", "3s"),
+        ];
+        let config = Config::with_data_dir(std::path::Path::new("/nowhere"), &conf).unwrap();
+        let options = KafkaOptions::from_config(&config).unwrap();
+        assert_eq!(options.bootstrap_servers, "a:1,b:2");
+        assert_eq!(options.stall_timeout_ms, 3000);
+        assert_eq!(options.client_config().get("security.protocol"), Some("sasl_ssl"));
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_decides_correctness_cannot_be_set() {
+        for name in RESERVED {
+            assert!(KafkaOptions::new("a:1").with_property(name, "x").is_err(), "{name}");
+        }
     }
 }

@@ -6,9 +6,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use parking_lot::Mutex;
 
-use chainalytics_common::Error;
-
-use crate::err::Result;
+use chainalytics_common::{Error, Result};
 
 use super::native::{PartitionQueue, Polled};
 use super::options::KafkaOptions;

@@ -1,12 +1,7 @@
 //! Against librdkafka's own mock cluster: a broker within the process.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{ClientConfig, producer::DefaultProducerContext};
-
+use super::test_broker::Broker;
 use super::*;
 use crate::batch::Unit;
 use crate::decode::RecordChunk;
@@ -30,22 +25,14 @@ impl Collect {
     }
 }
 
-fn cluster(records: usize) -> MockCluster<'static, DefaultProducerContext> {
-    let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic("events", 2, 1).unwrap();
-    let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", cluster.bootstrap_servers()).create().unwrap();
-    for record in 0..records {
-        let value = format!("value-{record}");
-        producer.send(BaseRecord::to("events").partition(0).key("k").payload(&value)).map_err(|(e, _)| e).unwrap();
-        producer.poll(Duration::ZERO);
-    }
-    producer.flush(Duration::from_secs(10)).unwrap();
-    cluster
+fn broker(records: usize) -> Broker {
+    let broker = Broker::start(&["events"], 2);
+    broker.send("events", 0, (0..records).map(|record| format!("value-{record}")));
+    broker
 }
 
-fn options(cluster: &MockCluster<'_, DefaultProducerContext>) -> KafkaOptions {
-    KafkaOptions { stall_timeout_ms: 3000, ..KafkaOptions::new(cluster.bootstrap_servers()) }
+fn options(broker: &Broker) -> KafkaOptions {
+    KafkaOptions { stall_timeout_ms: 3000, ..KafkaOptions::new(broker.servers()) }
 }
 
 fn unit(start: i64, end: i64) -> Unit {
@@ -54,8 +41,8 @@ fn unit(start: i64, end: i64) -> Unit {
 
 #[test]
 fn reads_exactly_the_range() {
-    let cluster = cluster(5000);
-    let reader = KafkaRangeReader::new(&options(&cluster), 5000).unwrap();
+    let broker = broker(5000);
+    let reader = KafkaRangeReader::new(&options(&broker), 5000).unwrap();
     for (start, end) in [(0, 5000), (10, 20), (4999, 5000), (0, 1), (1234, 4321)] {
         let mut sink = Collect(Vec::new());
         let stats = reader.read(&unit(start, end), &mut sink).unwrap();
@@ -68,8 +55,8 @@ fn reads_exactly_the_range() {
 
 #[test]
 fn a_range_behind_the_log_stalls_and_says_so() {
-    let cluster = cluster(10);
-    let options = KafkaOptions { stall_timeout_ms: 300, ..options(&cluster) };
+    let broker = broker(10);
+    let options = KafkaOptions { stall_timeout_ms: 300, ..options(&broker) };
     let reader = KafkaRangeReader::new(&options, 10).unwrap();
     let error = reader.read(&unit(5, 20), &mut Collect(Vec::new())).unwrap_err();
     assert!(error.to_string().contains("the log ends at 10"), "{error}");
@@ -77,16 +64,16 @@ fn a_range_behind_the_log_stalls_and_says_so() {
 
 #[test]
 fn an_offset_that_is_not_there_is_data_loss() {
-    let cluster = cluster(10);
-    let reader = KafkaRangeReader::new(&options(&cluster), 10).unwrap();
+    let broker = broker(10);
+    let reader = KafkaRangeReader::new(&options(&broker), 10).unwrap();
     let error = reader.read(&unit(500, 600), &mut Collect(Vec::new())).unwrap_err();
     assert_eq!(error.code(), chainalytics_common::ErrorCode::DataLoss, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_tells_topics_and_watermarks() {
-    let cluster = cluster(10);
-    let metadata = KafkaMetadata::new(&options(&cluster)).unwrap();
+    let broker = broker(10);
+    let metadata = KafkaMetadata::new(&options(&broker)).unwrap();
     let found = metadata.partitions(&["events".to_owned()]).await.unwrap();
     assert_eq!(found["events"], [0, 1]);
     let marks = metadata.watermarks("events", &[0, 1]).await.unwrap();

@@ -6,7 +6,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use reqwest::Method;
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use super::body::{CompatibilityBody, RegisterBody, RegisteredBody, SchemaBody, SubjectVersionBody};
 use super::http::{Answer, Http};

@@ -4,7 +4,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 use super::body::ErrorBody;
 use super::options::RegistryOptions;

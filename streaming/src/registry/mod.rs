@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::err::Result;
+use chainalytics_common::Result;
 
 mod body;
 mod client;

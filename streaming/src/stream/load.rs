@@ -1,4 +1,4 @@
-use crate::err::Result;
+use chainalytics_common::Result;
 use chainalytics_lakehouse::Table;
 
 use crate::batch::{OFFSETS_KEY, OFFSETS_PROPERTY, Progress, progress_of};

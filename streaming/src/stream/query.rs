@@ -3,9 +3,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use chainalytics_common::Error;
-
-use crate::err::Result;
+use chainalytics_common::{Error, Result};
 use chainalytics_lakehouse::Lakehouse;
 use chainalytics_lakehouse::exec::QueryExecutor;
 
@@ -170,7 +168,7 @@ impl Outage {
         listener.on_waiting(&Waiting {
             query: spec.name.clone(),
             code: error.code().as_str().to_owned(),
-            reason: error.to_string(),
+            reason: error.message().to_owned(),
             since: since.elapsed(),
             attempts: self.attempts,
             next_in: pause,

@@ -9,9 +9,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use chainalytics_common::Error;
-
-use crate::err::Result;
+use chainalytics_common::{Error, Result};
 use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::{CommitOutcome, Lakehouse, Table, TableIdent, WriteSpec};
 

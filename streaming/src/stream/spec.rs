@@ -2,9 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chainalytics_common::Error;
-
-use crate::err::Result;
+use chainalytics_common::{Config, Error, Result, keys};
 use chainalytics_lakehouse::TableIdent;
 
 use crate::batch::BatchLimits;
@@ -12,7 +10,7 @@ use crate::decode::ValueFormat;
 use crate::err;
 use crate::kafka::KafkaOptions;
 use crate::registry::RegistryOptions;
-use crate::topics::{RecordSchema, TopicDefinition};
+use crate::topics::{DEAD_LETTERS_TABLE, RecordSchema, TopicDefinition};
 
 /// When batches run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +21,13 @@ pub enum Trigger {
     AvailableNow,
     /// One batch.
     Once,
+}
+
+impl Trigger {
+    /// The configuration's interval (`streaming.trigger.interval`).
+    pub fn from_config(config: &Config) -> Self {
+        Trigger::Interval(config.get(&keys::STREAMING_TRIGGER_INTERVAL))
+    }
 }
 
 impl FromStr for Trigger {
@@ -171,6 +176,34 @@ impl StreamSpec {
             consumer_group: None,
             outage_max: Some(Duration::from_secs(900)),
         }
+    }
+
+    /// A query with the configuration's brokers, registry, limits and time-outs (`kafka.*`, `schema.registry.*`,
+    /// `streaming.*`, `catalog.namespace`), into the platform's dead-letter table.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub fn from_config(
+        config: &Config,
+        name: impl Into<String>,
+        run_id: impl Into<String>,
+        topics: Vec<TopicSubscription>,
+    ) -> Result<Self> {
+        let namespace: String = config.get(&keys::CATALOG_NAMESPACE);
+        let dead_letters = TableIdent::new(&namespace, DEAD_LETTERS_TABLE);
+        let mut spec = Self::new(name, run_id, KafkaOptions::from_config(config)?, topics, dead_letters);
+        spec.registry = RegistryOptions::from_config(config);
+        spec.limits = BatchLimits {
+            rows_max: config.get(&keys::STREAMING_MAX_ROWS),
+            bytes_max: config.get(&keys::STREAMING_MAX_BYTES).as_u64(),
+            fail_on_data_loss: config.get(&keys::STREAMING_FAIL_ON_DATA_LOSS),
+        };
+        spec.parallelism = config.get(&keys::STREAMING_PARALLELISM);
+        let group: String = config.get(&keys::STREAMING_CONSUMER_GROUP);
+        spec.consumer_group = (!group.is_empty()).then_some(group);
+        let outage_max: Duration = config.get(&keys::STREAMING_OUTAGE_MAX);
+        spec.outage_max = (!outage_max.is_zero()).then_some(outage_max);
+        Ok(spec)
     }
 
     /// # Errors
