@@ -113,6 +113,6 @@ impl From<SchedulerError> for Error {
             | SchedulerError::Runs(_)
             | SchedulerError::Task(_) => ErrorCode::Internal,
         };
-        Self::new(code, error.to_string())
+        Self::new(code, error.to_string()).with_source(error)
     }
 }

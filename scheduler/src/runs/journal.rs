@@ -4,6 +4,7 @@
 use super::model::{DeployMode, Progress, Run, RunQuery, RunState};
 use super::redact;
 use chainalytics_api_types as api;
+use chainalytics_common::ErrorCode;
 use chainalytics_event_log::event::{
     ExecutorLost, KillRequested, QueryEnded, QueryRegistered, RunEnded, RunStarted, RunSubmitted,
 };
@@ -182,7 +183,9 @@ pub fn deploy_mode(mode: DeployMode) -> api::DeployMode {
 /// As the REST bodies have it.
 #[must_use]
 pub fn run_error(error: &super::model::RunError) -> api::RunError {
-    api::RunError { code: error.code.clone(), message: error.message.clone(), remedy: String::new() }
+    let known = ErrorCode::ALL.iter().find(|code| code.as_str() == error.code);
+    let remedy = known.and_then(|code| code.help()).unwrap_or_default().to_owned();
+    api::RunError { code: error.code.clone(), message: error.message.clone(), remedy }
 }
 
 /// A JSON text as a value; null when it is none.

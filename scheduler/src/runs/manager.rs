@@ -12,6 +12,7 @@ use super::store::{Filter, RunStore, StoreError};
 use crate::clock::now_ms;
 use crate::executors::directory::Directory;
 use crate::guard::Guard;
+use chainalytics_common::{Error, ErrorCode};
 use chainalytics_proto::v1;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -64,9 +65,23 @@ pub enum RunsError {
     Log(#[from] std::io::Error),
 }
 
+impl RunsError {
+    /// The platform's code for it.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownRun(_) => ErrorCode::NotFound,
+            Self::Invalid(_) => ErrorCode::InvalidArgument,
+            Self::Store(_) => ErrorCode::Internal,
+            Self::Log(_) => ErrorCode::Io,
+        }
+    }
+}
+
 impl From<RunsError> for tonic::Status {
     fn from(error: RunsError) -> Self {
-        let message = error.to_string();
+        // The platform's code stands in front of the message, where `Error::parse` finds it again.
+        let message = Error::new(error.code(), error.to_string()).to_string();
         match error {
             RunsError::UnknownRun(_) => Self::not_found(message),
             RunsError::Invalid(_) => Self::invalid_argument(message),
@@ -275,7 +290,10 @@ impl Runs {
             v1::RunState::Failed => Event::Failed {
                 error: match request.error {
                     Some(error) => RunError { code: error.code, message: error.message },
-                    None => RunError { code: "UNKNOWN".to_owned(), message: "the driver gave no reason".to_owned() },
+                    None => RunError {
+                        code: ErrorCode::RunFailed.as_str().to_owned(),
+                        message: "the driver gave no reason".to_owned(),
+                    },
                 },
             },
             v1::RunState::Killed => Event::Stopped,

@@ -20,6 +20,7 @@ mod running;
 mod submitted;
 
 use super::model::{DeployMode, Progress, Run, RunError, RunState};
+use chainalytics_common::ErrorCode;
 use std::time::Duration;
 
 /// What can happen to a run.
@@ -149,12 +150,12 @@ fn exit_error(code: Option<i32>, signal: Option<i32>, stderr_tail: &str) -> RunE
     } else {
         format!("the driver {how} without reporting an outcome; its last lines:\n{tail}")
     };
-    RunError { code: "DRIVER_EXITED".to_owned(), message }
+    RunError { code: ErrorCode::RunFailed.as_str().to_owned(), message }
 }
 
 fn silent_error(for_ms: u64) -> RunError {
     RunError {
-        code: "DRIVER_LOST".to_owned(),
+        code: ErrorCode::RunFailed.as_str().to_owned(),
         message: format!("nothing was heard of the driver for {:.1} s", Duration::from_millis(for_ms).as_secs_f64()),
     }
 }

@@ -7,6 +7,7 @@ use super::lost::Lost;
 use super::running::Running;
 use super::{At, Effect, Event, State, Step, To, again, driver_kill, exit_error, go, silent_error};
 use crate::runs::model::{DeployMode, Run, RunError, RunState};
+use chainalytics_common::ErrorCode;
 
 pub struct Queued;
 
@@ -75,7 +76,7 @@ fn not_launched(run: &mut Run, message: &str, at: At) -> Step {
     run.placed_at_ms = None;
     if run.attempt >= at.limits.launches_max {
         run.error = Some(RunError {
-            code: "DRIVER_LAUNCH_FAILED".to_owned(),
+            code: ErrorCode::RunFailed.as_str().to_owned(),
             message: format!("the driver could not be launched in {} attempts: {message}", run.attempt),
         });
         return go::<Queued, Failed>(effects);
