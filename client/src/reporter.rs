@@ -44,7 +44,7 @@ impl RunReporter {
     /// # Errors
     /// [`ErrorCode::Internal`] if the run has no id.
     pub fn start(client: RunClient, run: RunContext, interval_ms: u64) -> Result<Self> {
-        let run_id = run.run_id().ok_or_else(|| Error::new(ErrorCode::Internal, "only a submitted run is reported".to_owned()))?.to_owned();
+        let run_id = run.run_id().ok_or_else(|| Error::internal("only a submitted run is reported"))?.to_owned();
         let superseded = Arc::new(AtomicBool::new(false));
         let stop = CancellationToken::new();
         let interval = if interval_ms == 0 { DEFAULT_INTERVAL } else { Duration::from_millis(interval_ms).max(MIN_INTERVAL) };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chainalytics_common::{Config, Error, ErrorCode, Master, Result, keys};
+use chainalytics_common::{Config, Error, Master, Result, keys};
 use chainalytics_engine::Engine;
 use chainalytics_engine::options::MAX_MESSAGE_BYTES;
 use chainalytics_lakehouse::exec::QueryExecutor;
@@ -46,7 +46,7 @@ impl Session {
     /// Opens the lakehouse and, for a cluster, connects to its scheduler.
     ///
     /// # Errors
-    /// [`ErrorCode::SchedulerUnreachable`], [`ErrorCode::Config`], whatever keeps the catalog from opening.
+    /// `SchedulerUnreachable`, `Config`, whatever keeps the catalog from opening.
     pub async fn connect(config: Arc<Config>, master: Master) -> Result<Self> {
         Self::connect_for(config, master, RunContext::default()).await
     }
@@ -75,7 +75,7 @@ impl Session {
                 (engine.planning_state(Arc::new(planner))?, Some(cluster), Some(runs))
             }
             (Master::Local(threads), _) => (engine.local_state(*threads)?, None, None),
-            (Master::Cluster(url), None) => return Err(Error::new(ErrorCode::Internal, format!("no connection to {url}"))),
+            (Master::Cluster(url), None) => return Err(Error::internal(format!("no connection to {url}"))),
         };
         let ctx = SessionContext::new_with_state(state);
         LakehouseCatalogProvider::register(lakehouse.clone(), &ctx, &config.get(&keys::CATALOG_NAME)).refresh().await?;
@@ -122,7 +122,7 @@ impl Session {
     /// Runs one SQL statement, queries and statements that change tables alike.
     ///
     /// # Errors
-    /// Of the statement: [`ErrorCode`] tells syntax, missing tables, conflicts, lost executors apart.
+    /// Of the statement: its code tells syntax, missing tables, conflicts, lost executors apart.
     pub async fn sql(&self, statement: &str) -> Result<StatementResult> {
         let options = self.write_options(self.run.next_step());
         sql::execute(&self.ctx, &self.lakehouse, self, statement, options).await

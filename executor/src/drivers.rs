@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_common::{Config, Error, ErrorCode, Result, keys};
 use chainalytics_proto::v1::driver_status_request::Status;
 use chainalytics_proto::v1::{DriverExited, DriverLaunchFailed, DriverStarted, KillDriver, LaunchDriver, RunningDriver};
 use nix::sys::signal::{Signal, killpg};
@@ -30,8 +30,8 @@ const LAST_LOG_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct DriverSettings {
     /// The binary; its `driver` command is called.
     pub(crate) program: PathBuf,
-    /// Arguments after `driver` that every driver gets (data directory, configuration file).
-    pub(crate) common_args: Vec<String>,
+    /// This executor's configuration, which drivers start from.
+    pub(crate) config: Arc<Config>,
     /// `<data-dir>/runs`.
     pub(crate) runs_dir: PathBuf,
     pub(crate) max_drivers: usize,
@@ -118,9 +118,14 @@ impl Drivers {
             return Err(Error::new(ErrorCode::ResourcesExhausted, format!("this executor already runs {} drivers", self.settings.max_drivers)));
         }
         let log = self.settings.runs_dir.join(&request.run_id).join(format!("driver-{}.log", request.attempt));
-        let command = self.command(&request, &log)?;
+        if let Some(dir) = log.parent() {
+            std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("cannot create {}", dir.display()), e))?;
+        }
+        let config = log.with_extension("toml");
+        write_private(&config, &driver_config(&self.settings.config, &request)?)?;
+        let command = self.command(&request, &log, &config)?;
         let mut child = self.launcher.spawn(command).await?;
-        let pid = child.id().ok_or_else(|| Error::new(ErrorCode::Internal, "the driver ended at once".to_owned()))?;
+        let pid = child.id().ok_or_else(|| Error::internal("the driver ended at once"))?;
         tracing::info!(run_id = request.run_id, attempt = request.attempt, pid, job = request.job, "driver launched");
 
         let kill = CancellationToken::new();
@@ -150,15 +155,16 @@ impl Drivers {
         Ok(())
     }
 
-    fn command(&self, request: &LaunchDriver, log: &Path) -> Result<Command> {
-        let io = |what: &str, e: std::io::Error| Error::new(ErrorCode::Io, format!("cannot {what} {}: {e}", log.display()));
-        if let Some(dir) = log.parent() {
-            std::fs::create_dir_all(dir).map_err(|e| io("create the directory of", e))?;
-        }
-        let out = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(|e| io("open", e))?;
-        let err = out.try_clone().map_err(|e| io("open", e))?;
+    fn command(&self, request: &LaunchDriver, log: &Path, config: &Path) -> Result<Command> {
+        let opening = |e| Error::io(format!("cannot open {}", log.display()), e);
+        let out = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(opening)?;
+        let err = out.try_clone().map_err(opening)?;
         let mut command = Command::new(&self.settings.program);
-        command.arg("driver").args(driver_args(&self.settings.common_args, request));
+        command.arg("driver").args(driver_args(config, request));
+        // The environment is in the file already, and must not win over the run's own settings.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CHAINALYTICS_")) {
+            command.env_remove(name);
+        }
         command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0).kill_on_drop(true);
         let parent = std::process::id();
         // SAFETY: only async-signal-safe calls (prctl, getppid) run between fork and exec.
@@ -177,18 +183,34 @@ impl Drivers {
 }
 
 /// Arguments of the `driver` command.
-fn driver_args(common: &[String], request: &LaunchDriver) -> Vec<String> {
+fn driver_args(config: &Path, request: &LaunchDriver) -> Vec<String> {
     let mut args = vec!["--run-id".to_owned(), request.run_id.clone()];
     args.extend(["--attempt".to_owned(), request.attempt.to_string(), "--job".to_owned(), request.job.clone()]);
-    args.extend(common.iter().cloned());
-    let mut conf: Vec<_> = request.conf.iter().collect();
-    conf.sort();
-    for (key, value) in conf {
-        args.extend(["--conf".to_owned(), format!("{key}={value}")]);
+    if !request.name.is_empty() {
+        args.extend(["--name".to_owned(), request.name.clone()]);
     }
+    args.extend(["--config".to_owned(), config.to_string_lossy().into_owned()]);
     args.push("--".to_owned());
     args.extend(request.args.iter().cloned());
     args
+}
+
+/// This executor's settings with the run's own over them, as a file: a command line would show the secrets among them to everyone.
+fn driver_config(config: &Config, request: &LaunchDriver) -> Result<String> {
+    let mut overrides: Vec<(&str, String)> = vec![
+        (keys::DATA_DIR.name(), config.data_dir().to_string_lossy().into_owned()),
+        (keys::SCHEDULER_URL.name(), config.get(&keys::SCHEDULER_URL)),
+    ];
+    overrides.extend(request.conf.iter().filter(|(key, _)| *key != keys::DATA_DIR.name()).map(|(key, value)| (key.as_str(), value.clone())));
+    config.to_toml(&overrides)
+}
+
+/// Writes a file that only this user reads.
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let write = || std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?.write_all(text.as_bytes());
+    write().map_err(|e| Error::io(format!("cannot write {}", path.display()), e))
 }
 
 /// Waits for the end; once `kill` fires, SIGTERM, then SIGKILL after the grace period.
@@ -262,7 +284,7 @@ impl Launcher {
                     let _ = reply.send(command.spawn());
                 }
             })
-            .map_err(|e| Error::new(ErrorCode::Io, format!("cannot start the driver launcher: {e}")))?;
+            .map_err(|e| Error::io("cannot start the driver launcher", e))?;
         Ok(Self { requests })
     }
 
@@ -273,8 +295,8 @@ impl Launcher {
             .map_err(|_| Error::new(ErrorCode::ResourcesExhausted, "too many drivers are being launched".to_owned()))?;
         answer
             .await
-            .map_err(|_| Error::new(ErrorCode::Internal, "the driver launcher ended".to_owned()))?
-            .map_err(|e| Error::new(ErrorCode::Io, format!("cannot launch the driver: {e}")))
+            .map_err(|_| Error::internal("the driver launcher ended"))?
+            .map_err(|e| Error::io("cannot launch the driver", e))
     }
 }
 
@@ -283,21 +305,36 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
-    #[test]
-    fn arguments_keep_their_order_and_a_job_its_own() {
-        let request = LaunchDriver {
+    fn request() -> LaunchDriver {
+        LaunchDriver {
             run_id: "r1".to_owned(),
             attempt: 2,
             job: "kafka_to_bronze".to_owned(),
             args: vec!["--trigger".to_owned(), "once".to_owned()],
-            conf: [("b".to_owned(), "2=3".to_owned()), ("a".to_owned(), "1".to_owned())].into(),
+            conf: [("query.timeout".to_owned(), "7s".to_owned()), ("data-dir".to_owned(), "/elsewhere".to_owned())].into(),
             ..LaunchDriver::default()
-        };
-        let args = driver_args(&["--data-dir".to_owned(), "/d".to_owned()], &request);
-        assert_eq!(
-            args.join(" "),
-            "--run-id r1 --attempt 2 --job kafka_to_bronze --data-dir /d --conf a=1 --conf b=2=3 -- --trigger once"
-        );
+        }
+    }
+
+    #[test]
+    fn arguments_keep_their_order_and_the_job_its_own() {
+        let args = driver_args(Path::new("/d/driver-2.toml"), &request());
+        assert_eq!(args.join(" "), "--run-id r1 --attempt 2 --job kafka_to_bronze --config /d/driver-2.toml -- --trigger once");
+    }
+
+    #[test]
+    fn a_run_changes_settings_but_not_the_place_of_the_state() {
+        let dir = std::env::temp_dir();
+        let config = Config::with_data_dir(&dir, &[("query.timeout", "1s"), ("s3.region", "here")]).unwrap();
+        let text = driver_config(&config, &request()).unwrap();
+        let file = dir.join(format!("ca-driver-{}.toml", uuid::Uuid::new_v4()));
+        write_private(&file, &text).unwrap();
+        let options = chainalytics_common::LoadOptions { file: Some(file.clone()), ..Default::default() };
+        let read = Config::load(options).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(read.get(&keys::QUERY_TIMEOUT), Duration::from_secs(7));
+        assert_eq!(read.get(&keys::S3_REGION), "here");
+        assert_eq!(read.data_dir(), config.data_dir());
     }
 
     #[test]

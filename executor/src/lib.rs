@@ -227,11 +227,11 @@ fn claim(mut settings: Settings) -> Result<(Settings, Flock<std::fs::File>)> {
     let root = settings.dir.clone();
     let names: Vec<String> =
         if settings.name.is_empty() { (1..=HIGHEST_SLOT).map(|n| n.to_string()).collect() } else { vec![settings.name.clone()] };
-    std::fs::create_dir_all(&root).map_err(|e| Error::new(ErrorCode::Io, format!("cannot create {}: {e}", root.display())))?;
+    std::fs::create_dir_all(&root).map_err(|e| Error::io(format!("cannot create {}", root.display()), e))?;
     for name in &names {
         let dir = root.join(name);
         if let Some(lock) = try_lock(&root.join(format!("{name}.lock")))? {
-            std::fs::create_dir_all(&dir).map_err(|e| Error::new(ErrorCode::Io, format!("cannot create {}: {e}", dir.display())))?;
+            std::fs::create_dir_all(&dir).map_err(|e| Error::io(format!("cannot create {}", dir.display()), e))?;
             if settings.name.is_empty() {
                 settings.name = format!("executor-{name}");
             }
@@ -250,11 +250,11 @@ fn try_lock(path: &Path) -> Result<Option<Flock<std::fs::File>>> {
         .truncate(false)
         .write(true)
         .open(path)
-        .map_err(|e| Error::new(ErrorCode::Io, format!("cannot open {}: {e}", path.display())))?;
+        .map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, error)) => Err(Error::new(ErrorCode::Io, format!("cannot lock {}: {error}", path.display()))),
+        Err((_, error)) => Err(Error::io(format!("cannot lock {}", path.display()), error.into())),
     }
 }
 
@@ -269,9 +269,9 @@ fn empty_dir(dir: &Path) {
     }
 }
 
-fn driver_settings(settings: &Settings, config: &Config) -> Result<DriverSettings> {
-    let program: PathBuf = std::env::current_exe().map_err(|e| Error::new(ErrorCode::Io, format!("cannot find this program's file: {e}")))?;
-    Ok(DriverSettings { program, common_args: settings::driver_args(config), runs_dir: settings.runs_dir.clone(), max_drivers: settings.max_drivers })
+fn driver_settings(settings: &Settings, config: &Arc<Config>) -> Result<DriverSettings> {
+    let program: PathBuf = std::env::current_exe().map_err(|e| Error::io("cannot find this program's file", e))?;
+    Ok(DriverSettings { program, config: Arc::clone(config), runs_dir: settings.runs_dir.clone(), max_drivers: settings.max_drivers })
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub(crate) async fn bind(ip: IpAddr, port: u16, what: &str) -> Result<(TcpListen
     let listener = TcpListener::bind(SocketAddr::new(ip, port)).await.map_err(|e| {
         Error::new(ErrorCode::PortInUse, format!("cannot listen on {ip}:{port} for the executor's {what}: {e}; choose another port or 0 for any free one"))
     })?;
-    let port = listener.local_addr().map_err(|e| Error::new(ErrorCode::Io, format!("cannot read the port of the executor's {what}: {e}")))?.port();
+    let port = listener.local_addr().map_err(|e| Error::io(format!("cannot read the port of the executor's {what}"), e))?.port();
     Ok((listener, port))
 }
 

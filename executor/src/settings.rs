@@ -103,13 +103,3 @@ fn http_url(url: &str) -> String {
         None => format!("http://{url}"),
     }
 }
-
-/// What every driver gets on its command line beside the run's own settings: the place of this cluster's state and scheduler.
-pub(crate) fn driver_args(config: &Config) -> Vec<String> {
-    vec![
-        "--data-dir".to_owned(),
-        config.data_dir().to_string_lossy().into_owned(),
-        "--conf".to_owned(),
-        format!("scheduler.url={}", config.get(&keys::SCHEDULER_URL)),
-    ]
-}

@@ -127,7 +127,7 @@ impl TaskService {
             services.spawn(serve_flight(flight_listener, settings.shuffle_dir(), notifier.subscribe_for_shutdown(), config));
             return Ok(Self { executor_id, flight_port, grpc_port, executor, registration, scheduler, services, stop_requests, notifier });
         }
-        Err(Error::new(ErrorCode::Internal, "no port found".to_owned()))
+        Err(Error::internal("no port found"))
     }
 
     /// Resolves when the service cannot go on by itself: a server failed, heartbeats went unanswered, or the scheduler asked for the end.
@@ -212,9 +212,9 @@ fn execution_engine() -> Arc<DefaultExecutionEngine> {
 /// What all tasks share: object stores, footers, spill files. Their pools come on top.
 fn base_runtime(settings: &Settings, engine: &Engine) -> Result<Arc<datafusion::execution::runtime_env::RuntimeEnv>> {
     let spill_dir = settings.spill_dir();
-    std::fs::create_dir_all(&spill_dir).map_err(|e| Error::new(ErrorCode::Io, format!("cannot create {}: {e}", spill_dir.display())))?;
+    std::fs::create_dir_all(&spill_dir).map_err(|e| Error::io(format!("cannot create {}", spill_dir.display()), e))?;
     std::fs::create_dir_all(settings.shuffle_dir())
-        .map_err(|e| Error::new(ErrorCode::Io, format!("cannot create {}: {e}", settings.shuffle_dir().display())))?;
+        .map_err(|e| Error::io(format!("cannot create {}", settings.shuffle_dir().display()), e))?;
     engine.runtime_env(None, Some(spill_dir))
 }
 

@@ -60,10 +60,15 @@ pub(crate) fn error_of(message: &str) -> Error {
     if let Some(error) = Error::parse(message) {
         return error;
     }
-    let code = if message.trim_end().ends_with("Cancelled") || message.contains("cancelled") {
+    let has = |sign: &str| message.contains(sign);
+    let code = if message.trim_end().ends_with("Cancelled") || has("job was cancelled") {
         ErrorCode::Cancelled
-    } else if message.contains("Resources exhausted") {
+    } else if has("Resources exhausted") || has("No space left on device") {
         ErrorCode::ResourcesExhausted
+    } else if has("Error during planning") || has("Schema error") {
+        ErrorCode::SqlPlan
+    } else if has("This feature is not implemented") {
+        ErrorCode::SqlUnsupported
     } else {
         ErrorCode::QueryFailed
     };

@@ -62,7 +62,7 @@ impl Spool {
         let dir = self.budget.dir.clone();
         let writer = self.disk.take();
         let written = tokio::task::spawn_blocking(move || write(writer, &dir, &batch)).await;
-        self.disk = Some(written.map_err(|e| Error::new(ErrorCode::Internal, format!("the spool's writer panicked: {e}")))??);
+        self.disk = Some(written.map_err(|e| Error::internal(format!("the spool's writer panicked: {e}")))??);
         Ok(())
     }
 
@@ -75,7 +75,7 @@ impl Spool {
         let Some(writer) = self.disk else { return Ok(memory.boxed()) };
         let reader = tokio::task::spawn_blocking(move || reopen(writer))
             .await
-            .map_err(|e| Error::new(ErrorCode::Internal, format!("the spool's writer panicked: {e}")))??;
+            .map_err(|e| Error::internal(format!("the spool's writer panicked: {e}")))??;
         Ok(memory.chain(read(reader)).boxed())
     }
 

@@ -64,7 +64,7 @@ pub(crate) async fn submit(
             Ok(Submitted { job_id: success.job_id, client: client.clone(), tracker: tracker.clone(), ended: false })
         }
         Some(execute_query_result::Result::Failure(failure)) => Err(error_of(&format!("the scheduler did not take the query: {failure:?}"))),
-        None => Err(Error::new(ErrorCode::Internal, "the scheduler gave no answer to a query".to_owned())),
+        None => Err(Error::internal("the scheduler gave no answer to a query")),
     }
 }
 
