@@ -1,0 +1,82 @@
+//! `chainalytics config`: the effective configuration, and what each key means.
+
+use std::collections::BTreeMap;
+
+use chainalytics_common::keys;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::CliResult;
+use crate::output::{self, Format, Rows};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  chainalytics config show --output json\n  chainalytics config docs > docs/configuration.md")]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every key with its effective value and where it came from; secrets are hidden
+    #[command(after_help = "Example:\n  chainalytics config show --conf query.adaptive=false --output json")]
+    Show {
+        /// Only keys that begin with this
+        #[arg(value_name = "PREFIX")]
+        prefix: Option<String>,
+    },
+    /// Print the documentation of all keys as Markdown
+    #[command(after_help = "Example:\n  chainalytics config docs > docs/configuration.md")]
+    Docs,
+}
+
+pub fn run(context: &Context, args: &ConfigArgs) -> CliResult<()> {
+    let ConfigCommand::Show { prefix } = &args.command else { return docs() };
+    let prefix = prefix.as_deref().unwrap_or_default();
+    let entries = context.config().entries().into_iter().filter(|e| e.key.starts_with(prefix));
+    if context.format() == Format::Json {
+        let map: BTreeMap<_, _> = entries.map(|e| (e.key, json!({ "value": e.value, "source": e.source }))).collect();
+        return output::json(&map);
+    }
+    let mut rows = Rows::new(&["key", "value", "source"]);
+    for entry in entries {
+        rows.push(vec![json!(entry.key), json!(entry.value), json!(entry.source.to_string())]);
+    }
+    rows.print(context.format())
+}
+
+/// Needs no configuration, so that a broken one can be mended with its help.
+pub fn docs() -> CliResult<()> {
+    output::text(&markdown())
+}
+
+fn markdown() -> String {
+    let mut out = String::from(
+        "# Configuration\n\n\
+         Values are taken, each winning over the one before, from: the defaults below, `chainalytics.toml` (or `--config FILE`), environment variables \
+         (`scheduler.http-port` is `CHAINALYTICS_SCHEDULER_HTTP_PORT`), flags, `--conf key=value`. Unknown keys are refused.\n\n\
+         | key | type | default | meaning |\n|---|---|---|---|\n",
+    );
+    for key in keys::ALL {
+        let default = if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
+        let secret = if key.secret { " (secret)" } else { "" };
+        out.push_str(&format!("| `{}` | {}{secret} | {default} | {} |\n", key.name, key.kind.describe(), key.doc.replace('|', "\\|")));
+    }
+    let passed: Vec<String> = keys::PASSED_ON.iter().map(|prefix| format!("`{prefix}*`")).collect();
+    out.push_str(&format!("\nKeys that begin with {} are passed on to the library of that name as they are.\n", passed.join(", ")));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_documented() {
+        let text = markdown();
+        for key in keys::ALL {
+            assert!(text.contains(&format!("| `{}` |", key.name)), "{}", key.name);
+        }
+    }
+}
