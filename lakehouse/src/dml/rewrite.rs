@@ -78,7 +78,7 @@ pub async fn rewrite_rows(
 ) -> Result<RowChange> {
     if condition.is_volatile() {
         return Err(Error::new(
-            ErrorCode::Unsupported,
+            ErrorCode::SqlUnsupported,
             "the condition of a DELETE, UPDATE or overwrite must not be random: it is evaluated more than once",
         ));
     }

@@ -287,7 +287,7 @@ fn decimal(info: &ExactNumberInfo) -> Result<DataType> {
 }
 
 fn unsupported(what: &str) -> Error {
-    Error::new(ErrorCode::Unsupported, format!("not supported: {what}"))
+    Error::new(ErrorCode::SqlUnsupported, format!("not supported: {what}"))
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ pub async fn plan_query(ctx: &SessionContext, lakehouse: &Lakehouse, sql: &str) 
     let statement = names::prepare(ctx, lakehouse, statements.remove(0), dialect.as_ref()).await?;
     match statement {
         ParsedStatement::DataFusion(statement) => names::plan(ctx, lakehouse, *statement).await,
-        _ => Err(Error::new(ErrorCode::Unsupported, "a query is expected, not a statement that changes something")),
+        _ => Err(Error::new(ErrorCode::SqlUnsupported, "a query is expected, not a statement that changes something")),
     }
 }
 
@@ -188,7 +188,7 @@ fn rows(batch: RecordBatch) -> Result<StatementResult> {
 }
 
 fn unsupported(what: &str) -> Error {
-    Error::new(ErrorCode::Unsupported, format!("not supported: {what}"))
+    Error::new(ErrorCode::SqlUnsupported, format!("not supported: {what}"))
 }
 
 /// A type as `DESCRIBE` shows it: Spark's names.

@@ -66,8 +66,11 @@ pub async fn plan(ctx: &SessionContext, lakehouse: &Lakehouse, mut statement: Df
         Ok(plan) => Ok(plan),
         Err(error) => {
             // The planner only says "not found": say what is there.
+            let missing = error.strip_backtrace().contains("not found");
             for reference in state.resolve_table_references(&statement).unwrap_or_default() {
-                if let Some(ident) = lakehouse_ident(ctx, &reference)
+                if missing
+                    && !state.table_functions().contains_key(reference.table())
+                    && let Some(ident) = lakehouse_ident(ctx, &reference)
                     && !exists(ctx, &reference).await
                 {
                     return Err(table_not_found(lakehouse, &ident).await);
@@ -109,7 +112,7 @@ pub fn ident_of(ctx: &SessionContext, name: &ObjectName) -> Result<TableIdent> {
         _ => reference,
     };
     lakehouse_ident(ctx, &reference).ok_or_else(|| {
-        Error::new(ErrorCode::Unsupported, format!("{name} is not a table of the lakehouse, it can only be read"))
+        Error::new(ErrorCode::SqlUnsupported, format!("{name} is not a table of the lakehouse, it can only be read"))
     })
 }
 

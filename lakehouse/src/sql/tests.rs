@@ -1,6 +1,7 @@
 //! The whole path on a SQLite catalog in a temporary folder, run in this process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
@@ -11,9 +12,10 @@ use datafusion::prelude::{SessionConfig, col, lit};
 use tempfile::TempDir;
 
 use super::*;
-use crate::catalog::CatalogOptions;
+use crate::catalog::{CatalogOptions, TableCommit};
 use crate::dml::{WriteMode, write_dataframe};
 use crate::exec::LocalExecutor;
+use crate::scan::{IcebergTableProvider, SnapshotSelector};
 use crate::store::StoreRegistry;
 
 struct Fixture {
@@ -127,7 +129,7 @@ async fn insert_read_time_travel_and_metadata_tables() {
 async fn filters_prune_files_by_partition_and_by_bounds() {
     let f = Fixture::new().await;
     f.ok("CREATE TABLE t (id BIGINT, ts TIMESTAMP, b BIGINT) PARTITIONED BY (days(ts), bucket(4, b))").await;
-    f.ok("INSERT INTO t SELECT value, TIMESTAMP '2024-01-01 00:00:00' + value * INTERVAL '1' DAY, 7 FROM generate_series(0, 9)")
+    f.ok("INSERT INTO t SELECT value, to_timestamp(1704067200 + value * 86400), 7 FROM generate_series(0, 9)")
         .await;
     let files = async |filter: &str| {
         let sql = format!("SELECT id FROM t WHERE {filter}");
@@ -153,7 +155,7 @@ async fn filters_prune_files_by_partition_and_by_bounds() {
 async fn overwrite_delete_and_update() {
     let f = Fixture::new().await;
     f.ok("CREATE TABLE t (id INT NOT NULL, day DATE, v DOUBLE) PARTITIONED BY (day)").await;
-    f.ok("INSERT INTO t SELECT value, DATE '2024-01-01' + (value % 3) * INTERVAL '1' DAY, value FROM generate_series(1, 9)")
+    f.ok("INSERT INTO t SELECT value, CAST(to_timestamp(1704067200 + value % 3 * 86400) AS DATE), value FROM generate_series(1, 9)")
         .await;
     // Dynamic overwrite replaces the touched partition only.
     f.ok("INSERT OVERWRITE t VALUES (100, '2024-01-01', 1.0)").await;
@@ -210,4 +212,69 @@ async fn a_step_writes_once_and_filters_overwrite() {
     assert_eq!(f.values("SELECT count(*), max(id) FROM t").await, "9|99");
     let error = write("SELECT '1' AS id", WriteMode::Append, &WriteOptions::default()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::SchemaMismatch);
+}
+
+/// Gives the column `from` of a table another name, as a schema change by any engine would.
+async fn rename_column(f: &Fixture, name: &str, from: &str, to: &str) {
+    let table = f.lakehouse.catalog().load_table(&f.lakehouse.ident(name).unwrap()).await.unwrap();
+    let fields = table.metadata().current_schema().as_struct().fields().iter().map(|field| {
+        let mut field = field.as_ref().clone();
+        if field.name == from {
+            field.name = to.to_string();
+        }
+        Arc::new(field)
+    });
+    let schema = iceberg::spec::Schema::builder().with_fields(fields).build().unwrap();
+    let old_location = table.metadata_location().to_string();
+    let builder = table.metadata().as_ref().clone().into_builder(Some(old_location.clone()));
+    let metadata = builder.add_current_schema(schema).unwrap().build().unwrap().metadata;
+    let new_location = format!("{}/metadata/{}.metadata.json", table.location(), uuid::Uuid::new_v4());
+    f.lakehouse.store().write(&new_location, serde_json::to_vec(&metadata).unwrap().into()).await.unwrap();
+    let commit = TableCommit { ident: table.ident().clone(), old_location, new_location };
+    f.lakehouse.catalog().commit(vec![commit]).await.unwrap();
+}
+
+#[tokio::test]
+async fn renamed_columns_are_read_by_field_id() {
+    let f = Fixture::new().await;
+    f.ok("CREATE TABLE t (a BIGINT, b STRING)").await;
+    f.ok("INSERT INTO t VALUES (1, 'one'), (2, 'two')").await;
+    rename_column(&f, "t", "a", "tmp").await;
+    rename_column(&f, "t", "b", "a").await; // another column under a name that the old file has too
+    rename_column(&f, "t", "tmp", "n").await;
+    f.ok("INSERT INTO t (n, a) VALUES (3, 'three')").await;
+    assert_eq!(f.values("SELECT n, a FROM t ORDER BY n").await, "1|one 2|two 3|three");
+    assert_eq!(f.values("SELECT a FROM t WHERE n = 2").await, "two");
+    assert_eq!(f.values("SELECT count(*), max(n), min(a) FROM t").await, "3|3|one");
+    assert_eq!(f.affected("DELETE FROM t WHERE a LIKE 'tw%'").await.0, 1);
+    assert_eq!(f.values("SELECT n, a FROM t ORDER BY n").await, "1|one 3|three");
+}
+
+#[tokio::test]
+async fn a_scan_survives_the_wire() {
+    let f = Fixture::new().await;
+    f.ok("CREATE TABLE t (Id BIGINT, day DATE) PARTITIONED BY (day)").await;
+    f.ok("INSERT INTO t SELECT value, CAST(to_timestamp(value % 3 * 86400) AS DATE) FROM generate_series(1, 9)").await;
+    f.ok("CREATE TABLE r (a BIGINT)").await;
+    f.ok("INSERT INTO r VALUES (5)").await;
+    rename_column(&f, "r", "a", "b").await;
+    f.ok("INSERT INTO r VALUES (6)").await;
+    let ctx = f.executor.ctx();
+    for (sql, rows) in [("SELECT id FROM t WHERE day > '1970-01-01' AND id < 8", 5), ("SELECT b FROM r WHERE b < 7", 2)] {
+        let plan = plan_query(ctx, &f.lakehouse, sql).await.unwrap();
+        let plan = ctx.state().create_physical_plan(&plan).await.unwrap();
+        let bytes = datafusion_proto::bytes::physical_plan_to_bytes(plan).unwrap();
+        let plan = datafusion_proto::bytes::physical_plan_from_bytes(&bytes, &ctx.task_ctx()).unwrap();
+        let stream = f.executor.execute_physical(plan).await.unwrap();
+        let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows, "{sql}");
+    }
+    // A table in a logical plan: pinned, its metadata read only when it is planned.
+    let table = f.lakehouse.catalog().load_table(&f.lakehouse.ident("t").unwrap()).await.unwrap();
+    let provider = IcebergTableProvider::try_new(&table, &SnapshotSelector::Current).unwrap();
+    f.ok("INSERT INTO t VALUES (10, '2024-01-01')").await;
+    let store = Arc::clone(f.lakehouse.store());
+    let decoded = IcebergTableProvider::from_bytes(&provider.to_bytes().unwrap(), store).unwrap();
+    let df = ctx.read_table(Arc::new(decoded)).unwrap();
+    assert_eq!(df.count().await.unwrap(), 9);
 }
