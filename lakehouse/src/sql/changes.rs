@@ -141,9 +141,13 @@ impl Runner<'_> {
     }
 
     async fn plan_text(&self, sql: &str) -> Result<LogicalPlan> {
-        let dialect = dialect_of(&self.ctx.state())?;
-        let tokens = split_statements(sql, dialect.as_ref())?.into_iter().next().unwrap_or_default();
-        match parse_statement(tokens, dialect.as_ref())? {
+        // The dialect is not Send: it ends before the await.
+        let statement = {
+            let dialect = dialect_of(&self.ctx.state())?;
+            let tokens = split_statements(sql, dialect.as_ref())?.into_iter().next().unwrap_or_default();
+            parse_statement(tokens, dialect.as_ref())?
+        };
+        match statement {
             ParsedStatement::DataFusion(statement) => plan(self.ctx, self.lakehouse, *statement).await,
             _ => Err(Error::new(ErrorCode::Internal, format!("a query was expected: {sql}"))),
         }

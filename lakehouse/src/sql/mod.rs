@@ -71,9 +71,9 @@ pub async fn execute(
     sql: &str,
     options: WriteOptions,
 ) -> Result<StatementResult> {
-    let dialect = dialect_of(&ctx.state())?;
+    let statements = split_statements(sql, dialect_of(&ctx.state())?.as_ref())?;
     let mut result = StatementResult::Ok;
-    for (index, tokens) in split_statements(sql, dialect.as_ref())?.into_iter().enumerate() {
+    for (index, tokens) in statements.into_iter().enumerate() {
         if let StatementResult::Rows(mut rows) = result {
             while rows.try_next().await.map_err(Error::from_datafusion)?.is_some() {}
         }
@@ -82,19 +82,18 @@ pub async fn execute(
             *step = format!("{step}#{}", index + 1);
         }
         let runner = Runner { ctx, lakehouse, executor, options };
-        result = runner.run(tokens, dialect.as_ref()).await?;
+        result = runner.run(tokens).await?;
     }
     Ok(result)
 }
 
 /// Plans one query on the lakehouse without running it, time travel included; for DataFrames from SQL text.
 pub async fn plan_query(ctx: &SessionContext, lakehouse: &Lakehouse, sql: &str) -> Result<LogicalPlan> {
-    let dialect = dialect_of(&ctx.state())?;
-    let mut statements = split_statements(sql, dialect.as_ref())?;
+    let mut statements = split_statements(sql, dialect_of(&ctx.state())?.as_ref())?;
     if statements.len() != 1 {
         return Err(Error::new(ErrorCode::SqlSyntax, "exactly one query is expected"));
     }
-    let statement = names::prepare(ctx, lakehouse, statements.remove(0), dialect.as_ref()).await?;
+    let statement = names::prepare(ctx, lakehouse, statements.remove(0)).await?;
     match statement {
         ParsedStatement::DataFusion(statement) => names::plan(ctx, lakehouse, *statement).await,
         _ => Err(Error::new(ErrorCode::SqlUnsupported, "a query is expected, not a statement that changes something")),
@@ -116,8 +115,8 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    async fn run(&self, tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<StatementResult> {
-        let statement = names::prepare(self.ctx, self.lakehouse, tokens, dialect).await?;
+    async fn run(&self, tokens: Vec<TokenWithSpan>) -> Result<StatementResult> {
+        let statement = names::prepare(self.ctx, self.lakehouse, tokens).await?;
         match statement {
             ParsedStatement::CreateTable(create) => self.create_table(*create).await,
             ParsedStatement::DropTable { names, if_exists, purge } => self.drop_tables(&names, if_exists, purge).await,

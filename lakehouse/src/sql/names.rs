@@ -12,11 +12,11 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{
     Ident, ObjectName, ObjectNamePart, Statement as SqlStatement, visit_relations_mut,
 };
-use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
+use super::dialect_of;
 use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_table, table_not_found};
 use super::letter_case::MixedCase;
 use super::metadata_tables::MetadataKind;
@@ -33,14 +33,16 @@ pub async fn prepare(
     ctx: &SessionContext,
     lakehouse: &Lakehouse,
     tokens: Vec<TokenWithSpan>,
-    dialect: &dyn Dialect,
 ) -> Result<ParsedStatement> {
-    let (mut tokens, as_of) = rewrite_time_travel(tokens, dialect)?;
+    // A dialect cannot be held across an await (it is not Send), so each step takes its own.
+    let state = ctx.state();
+    let parse = |tokens| parse_statement(tokens, dialect_of(&state)?.as_ref());
+    let (mut tokens, as_of) = rewrite_time_travel(tokens, dialect_of(&state)?.as_ref())?;
     for clause in &as_of {
         let timestamp_ms = evaluate_time(&clause.expression).await?;
         resolve_marker(&mut tokens, clause, timestamp_ms);
     }
-    let statement = parse_statement(tokens.clone(), dialect)?;
+    let statement = parse(tokens.clone())?;
     let mut mixed = MixedCase::default();
     for reference in references(ctx, &statement) {
         if let Some(ident) = lakehouse_ident(ctx, &reference)
@@ -53,7 +55,7 @@ pub async fn prepare(
     }
     if mixed.apply(&mut tokens) {
         // A column may be called like a keyword (`ORDER`): what then no longer parses stays as it was written.
-        return Ok(parse_statement(tokens, dialect).unwrap_or(statement));
+        return Ok(parse(tokens).unwrap_or(statement));
     }
     Ok(statement)
 }

@@ -1,0 +1,7 @@
+SELECT p.product_id AS product_key, p.title AS product_name, p.category, p.price,
+       CASE WHEN p.price < 50 THEN 'Budget' WHEN p.price < 200 THEN 'Standard' ELSE 'Premium' END AS price_tier, p.rating_score,
+       CASE WHEN p.rating_score >= 4.5 THEN 'Excellent' WHEN p.rating_score >= 4.0 THEN 'Good' WHEN p.rating_score >= 3.0 THEN 'Average' ELSE 'Poor' END AS quality_rating,
+       p.ingestion_date AS last_updated
+FROM silver_products p
+JOIN (SELECT product_id, max(ingestion_date) AS newest FROM silver_products GROUP BY product_id) n
+  ON p.product_id = n.product_id AND p.ingestion_date = n.newest

