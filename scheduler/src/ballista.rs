@@ -5,7 +5,7 @@ use crate::guard::cluster_state::GuardedClusterState;
 use crate::guard::job_state::GuardedJobState;
 use crate::options::Options;
 use ballista_core::ConfigProducer;
-use ballista_core::config::TaskSchedulingPolicy;
+use ballista_core::config::{BALLISTA_CLIENT_GRPC_MAX_MESSAGE_SIZE, TaskSchedulingPolicy};
 use ballista_core::error::Result;
 use ballista_core::serde::BallistaCodec;
 use ballista_scheduler::cluster::memory::InMemoryJobState;
@@ -70,7 +70,7 @@ fn config(options: &Options, engine: &EngineParts) -> SchedulerConfig {
         no_executors_grace_period_seconds: options.ballista_executor_timeout.as_secs(),
         // An executor that drains says so in its heartbeats and goes on; its lease tells when it has left.
         executor_termination_grace_period: options.ballista_executor_timeout.as_secs(),
-        override_config_producer: Some(Arc::clone(&engine.config_producer)),
+        override_config_producer: Some(for_calls_to_executors(options, Arc::clone(&engine.config_producer))),
         override_session_builder: Some(Arc::clone(&engine.session_builder)),
         override_logical_codec: Some(Arc::clone(&engine.logical_codec)),
         override_physical_codec: Some(Arc::clone(&engine.physical_codec)),
@@ -80,4 +80,17 @@ fn config(options: &Options, engine: &EngineParts) -> SchedulerConfig {
         web_tui_route: "/api/tui".to_owned(),
         ..SchedulerConfig::default()
     }
+}
+
+/// Ballista takes the limits of its calls to executors from here (sessions have a producer of their own). A task that is larger than a
+/// message would look like an executor that cannot be reached.
+fn for_calls_to_executors(options: &Options, producer: ConfigProducer) -> ConfigProducer {
+    let bytes_max = options.message_bytes_max.to_string();
+    Arc::new(move || {
+        let mut config = producer();
+        if let Err(error) = config.options_mut().set(BALLISTA_CLIENT_GRPC_MAX_MESSAGE_SIZE, &bytes_max) {
+            tracing::warn!(%error, "the size of messages to executors stays at Ballista's default");
+        }
+        config
+    })
 }
