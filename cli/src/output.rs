@@ -68,7 +68,6 @@ impl Rows {
         self.rows.push(row);
     }
 
-
     pub fn print(&self, format: Format) -> CliResult<()> {
         match format {
             Format::Table => text(&self.table()),

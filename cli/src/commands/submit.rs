@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::error::{CliError, CliResult};
 use crate::output::{self, Format};
 use crate::progress::RunLine;
+use crate::registry;
 use crate::submit::{RunRequest, RunResult, drive, follow, sql_job};
 
 /// Where the driver runs.
@@ -67,6 +68,9 @@ pub async fn run(context: &Context, args: SubmitArgs) -> CliResult<()> {
         }
         (None, Some(job)) => {
             drive::known(job)?;
+            if args.args.iter().any(|arg| arg == "--help" || arg == "-h") {
+                return output::line(&registry::help(context, job).await?);
+            }
             RunRequest::new(job, args.args)
         }
         (None, None) => return Err(CliError::usage("name a job or give --sql FILE")),
@@ -125,7 +129,9 @@ pub fn outcome(result: &RunResult) -> CliResult<()> {
             let known = ErrorCode::ALL.iter().copied().find(|c| c.as_str() == code.as_str());
             // A message that came over the wire begins with its code.
             let message = Error::parse(message).map_or_else(|| message.clone(), |e| e.message().to_owned());
-            Err(CliError::RunFailed(Error::new(known.unwrap_or(ErrorCode::RunFailed), format!("run {} {}: {message}", result.run_id, result.state.label()))))
+            let error = Error::new(known.unwrap_or(ErrorCode::RunFailed), format!("run {} {}: {message}", result.run_id, result.state.label()));
+            // The job's own arguments were wrong: that is the command line again.
+            Err(if known == Some(ErrorCode::InvalidArgument) { error.into() } else { CliError::RunFailed(error) })
         }
         (state, None) => Err(Error::new(ErrorCode::RunFailed, format!("run {} {}", result.run_id, state.label())).into()),
     }

@@ -17,14 +17,16 @@ pub struct Counts {
     pub silver: BTreeMap<String, u64>,
     /// Rows of `silver_quarantine`.
     pub quarantined: BTreeMap<String, u64>,
-    /// Rows that silver left out because an equal one is in it, by silver table.
+    /// Rows of `silver_duplicates`: what silver left out because an equal row is in it.
     pub duplicates: BTreeMap<String, u64>,
     /// Rows of each gold table.
     pub gold: BTreeMap<String, u64>,
     /// Why records became dead letters: by topic, then error code.
     pub dead_letters_by_reason: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Why rows were quarantined: by table, then rule.
+    /// Why rows were quarantined: by bronze table, then rule.
     pub quarantined_by_rule: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Repeated rows by bronze table.
+    pub duplicates_by_source: BTreeMap<String, u64>,
 }
 
 /// One equation.
@@ -68,7 +70,7 @@ impl Counts {
             checks.push(Check {
                 equation: format!("{}: bronze = silver + quarantined + duplicates", t.topic),
                 left: of(&self.bronze, &t.bronze),
-                right: of(&self.silver, &t.silver) + nested(&self.quarantined_by_rule, &t.bronze) + of(&self.duplicates, &t.silver),
+                right: of(&self.silver, &t.silver) + nested(&self.quarantined_by_rule, &t.bronze) + of(&self.duplicates_by_source, &t.bronze),
             });
         }
         checks
@@ -110,7 +112,8 @@ mod tests {
             dead_letters: map(&[("bronze_dead_letters", 3)]),
             silver: map(&[("silver_a_b", 90), ("silver_c", 8)]),
             quarantined: map(&[("silver_quarantine", 6)]),
-            duplicates: map(&[("silver_a_b", 3)]),
+            duplicates: map(&[("silver_duplicates", 3)]),
+            duplicates_by_source: map(&[("bronze_a_b", 3)]),
             dead_letters_by_reason: [("a-b".to_owned(), map(&[("not_json", 2), ("bad_type", 1)]))].into(),
             quarantined_by_rule: [("bronze_a_b".to_owned(), map(&[("r1", 4)])), ("bronze_c".to_owned(), map(&[("r2", 2)]))].into(),
             ..Counts::default()

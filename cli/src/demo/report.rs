@@ -35,6 +35,7 @@ impl Report {
             "gold": c.gold,
             "dead_letters_by_reason": c.dead_letters_by_reason,
             "quarantined_by_rule": c.quarantined_by_rule,
+            "duplicates_by_source": c.duplicates_by_source,
             "files": self.files,
             "checks": self.checks.iter().map(|check| json!({
                 "equation": check.equation, "left": check.left, "right": check.right, "holds": check.holds(),
