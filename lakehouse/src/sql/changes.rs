@@ -1,11 +1,13 @@
 //! INSERT, DELETE and UPDATE. Their conditions and values are planned as parts of queries, so that everything a query
 //! can say is allowed in them; the rows are found and written by the executor, the commit is made here.
 
+use std::collections::HashSet;
+
 use datafusion::common::TableReference;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast::{
-    AssignmentTarget, Delete, FromTable, Insert, ObjectName, Statement as SqlStatement, TableFactor, TableObject,
-    TableWithJoins, Update,
+    AssignmentTarget, Delete, FromTable, Insert, ObjectName, SelectItem, SetExpr, Statement as SqlStatement,
+    TableFactor, TableObject, TableWithJoins, Update,
 };
 use datafusion::sql::sqlparser::ast;
 
@@ -34,9 +36,10 @@ impl Runner<'_> {
         refuse(insert.returning.is_some(), "INSERT … RETURNING")?;
         refuse(!insert.assignments.is_empty(), "INSERT … SET")?;
         refuse(insert.partitioned.is_some(), "INSERT … PARTITION (…): give the partition column a value in the query")?;
-        let Some(source) = insert.source else {
+        let Some(mut source) = insert.source else {
             return Err(unsupported("INSERT without VALUES or a query"));
         };
+        name_duplicates(&mut source.body);
         let table = load_table(self.lakehouse, &ident_of(self.ctx, name)?).await?;
         if let Some(done) = committed_step(&table, &self.options) {
             return Ok(affected(done.added_rows, &done));
@@ -185,6 +188,30 @@ struct Target {
     text: String,
     /// What qualifies its columns in planned expressions.
     qualifier: TableReference,
+}
+
+/// Names the second and later of equal select items (`SELECT 0, 0`): DataFusion refuses equal names, to which a
+/// positional INSERT gives no meaning.
+fn name_duplicates(body: &mut SetExpr) {
+    match body {
+        SetExpr::Select(select) => {
+            let mut seen = HashSet::new();
+            for (i, item) in select.projection.iter_mut().enumerate() {
+                if let SelectItem::UnnamedExpr(expr) = item
+                    && !seen.insert(expr.to_string().to_lowercase())
+                {
+                    let alias = ast::Ident::with_quote('"', format!("#{i}"));
+                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                }
+            }
+        }
+        SetExpr::Query(query) => name_duplicates(&mut query.body),
+        SetExpr::SetOperation { left, right, .. } => {
+            name_duplicates(left);
+            name_duplicates(right);
+        }
+        _ => {}
+    }
 }
 
 fn affected(rows: u64, done: &TableOutcome) -> StatementResult {
