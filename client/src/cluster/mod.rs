@@ -3,6 +3,7 @@
 mod fetch;
 mod materialise;
 mod planner;
+mod reason;
 mod retry;
 mod spool;
 mod submit;
@@ -36,6 +37,12 @@ use self::spool::{Budget, Spool};
 use self::submit::{Fate, SchedulerClient};
 use crate::run_client::RunClient;
 use crate::run_context::RunContext;
+
+/// Pause before a query is repeated, times the attempts so far up to [`REPEAT_BACKOFF_STEPS`].
+const REPEAT_BACKOFF: Duration = Duration::from_millis(300);
+const REPEAT_BACKOFF_STEPS: u32 = 5;
+/// How often the scheduler is asked, while rows are fetched, whether they still count.
+const VALIDITY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How the driver treats its queries.
 #[derive(Clone, Debug)]
@@ -150,7 +157,13 @@ impl Cluster {
             let (ended, spools) = match submitted.wait().await? {
                 Fate::Succeeded(locations) => {
                     let budget = Budget::new(self.shared.settings.spool_memory_bytes, self.shared.settings.spool_dir.clone());
-                    match fetch::fetch(locations, &budget, self.shared.settings.max_message_bytes).await {
+                    let fetching = fetch::fetch(locations, &budget, self.shared.settings.max_message_bytes);
+                    let fetched = tokio::select! {
+                        fetched = fetching => fetched,
+                        // A frozen executor accepts connections and answers nothing: its lease tells.
+                        message = self.until_invalid(&job_id) => Err(FetchError::Lost(message)),
+                    };
+                    match fetched {
                         Ok(spools) => (Ended::Fetched, spools),
                         Err(FetchError::Lost(message)) => (Ended::FetchFailed(message), vec![]),
                         Err(FetchError::Local(error)) => {
@@ -169,8 +182,22 @@ impl Cluster {
                 Verdict::Fail(error) => return Err(error),
                 Verdict::Repeat(reason) => {
                     tracing::warn!(job_id, label, attempt, reason, "running a query again from its start");
+                    // The scheduler may notice the loss only now; asked again at once it would send tasks to the same executor.
+                    tokio::time::sleep(REPEAT_BACKOFF * attempt.min(REPEAT_BACKOFF_STEPS)).await;
                     attempt += 1;
                 }
+            }
+        }
+    }
+
+    /// Ends when the scheduler says that the query's result does not count; with the reason.
+    async fn until_invalid(&self, job_id: &str) -> String {
+        loop {
+            tokio::time::sleep(VALIDITY_INTERVAL).await;
+            match self.shared.runs.validate_query(job_id).await {
+                Ok(answer) if !answer.valid => return format!("{} {}", answer.reason().label(), answer.detail),
+                Ok(_) => {}
+                Err(error) => return error.to_string(),
             }
         }
     }

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ballista_core::planner::scans_only_information_schema;
 use chainalytics_engine::ChainQueryPlanner;
+use chainalytics_lakehouse::scan::IcebergTableProvider;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::listing::ListingTable;
+use datafusion::datasource::source_as_provider;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
@@ -55,7 +58,7 @@ impl QueryPlanner for ClusterPlanner {
     }
 }
 
-/// True for plans that this process runs by itself.
+/// True for plans that this process runs by itself: explanations, and whatever reads nothing that executors could read too.
 pub(crate) fn runs_here(plan: &LogicalPlan) -> Result<bool> {
     if matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_) | LogicalPlan::Statement(_)) {
         return Ok(true);
@@ -65,7 +68,10 @@ pub(crate) fn runs_here(plan: &LogicalPlan) -> Result<bool> {
     }
     let mut needs_cluster = false;
     plan.apply_with_subqueries(|node| {
-        needs_cluster |= matches!(node, LogicalPlan::TableScan(_) | LogicalPlan::Extension(_) | LogicalPlan::Copy(_));
+        needs_cluster |= match node {
+            LogicalPlan::TableScan(scan) => source_as_provider(&scan.source).is_ok_and(|p| p.is::<IcebergTableProvider>() || p.is::<ListingTable>()),
+            node => matches!(node, LogicalPlan::Extension(_) | LogicalPlan::Copy(_)),
+        };
         Ok(if needs_cluster { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(!needs_cluster)

@@ -3,6 +3,8 @@
 use chainalytics_common::{Error, ErrorCode};
 use chainalytics_proto::v1::Validity;
 
+use super::reason::{error_of, own_error};
+
 /// How one attempt ended, as the driver saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -55,26 +57,6 @@ pub(crate) fn judge(ended: &Ended, validity: Validity, detail: &str, attempt: u3
     }
 }
 
-/// The query's own error, with the code that whoever raised it gave it.
-pub(crate) fn error_of(message: &str) -> Error {
-    if let Some(error) = Error::parse(message) {
-        return error;
-    }
-    let has = |sign: &str| message.contains(sign);
-    let code = if message.trim_end().ends_with("Cancelled") || has("job was cancelled") {
-        ErrorCode::Cancelled
-    } else if has("Resources exhausted") || has("No space left on device") {
-        ErrorCode::ResourcesExhausted
-    } else if has("Error during planning") || has("Schema error") {
-        ErrorCode::SqlPlan
-    } else if has("This feature is not implemented") {
-        ErrorCode::SqlUnsupported
-    } else {
-        ErrorCode::QueryFailed
-    };
-    Error::new(code, message.to_owned())
-}
-
 /// Transport errors between executors reach the driver before the scheduler noticed the loss; a code of ours means that somebody knew better.
 fn looks_like_a_loss(message: &str) -> bool {
     const SIGNS: [&str; 9] = [
@@ -88,7 +70,7 @@ fn looks_like_a_loss(message: &str) -> bool {
         "Connection reset",
         "no executors remain",
     ];
-    Error::parse(message).is_none() && SIGNS.iter().any(|sign| message.contains(sign))
+    own_error(message).is_none() && SIGNS.iter().any(|sign| message.contains(sign))
 }
 
 fn suffix(detail: &str) -> String {

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::retry::error_of;
+use super::reason::error_of;
 
 const RPC_TIMEOUT: Duration = Duration::from_secs(20);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
