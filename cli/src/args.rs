@@ -108,3 +108,65 @@ fn parse_key_value(text: &str) -> Result<(String, String), String> {
         _ => Err("expected KEY=VALUE, such as streaming.max-rows-per-batch=5000".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once(&"chainalytics").chain(line))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_has_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{path} has no example");
+            command.get_subcommands().filter(|c| c.get_name() != "help").for_each(|c| check(c, &path));
+        }
+        check(&Cli::command(), "");
+    }
+
+    #[test]
+    fn global_options_go_anywhere_before_the_job_arguments() {
+        let line = ["submit", "kafka_to_bronze", "--master", "local[2]", "--conf", "a.b=1=2", "--conf", "c=", "--", "--trigger", "available-now", "--conf", "x=y"];
+        let cli = parse(&line).unwrap();
+        assert_eq!(cli.global.master.as_deref(), Some("local[2]"));
+        assert_eq!(cli.global.conf, [("a.b".to_owned(), "1=2".to_owned()), ("c".to_owned(), String::new())]);
+        let cli = parse(&["--data-dir", "/d", "--output", "json", "cluster", "start", "--executors", "2"]).unwrap();
+        assert!(cli.global.json() && cli.global.data_dir == Some(PathBuf::from("/d")));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            &["submit"][..],
+            &["submit", "job", "--sql", "f.sql"],
+            &["sql", "-e", "select 1", "-f", "x.sql"],
+            &["cluster", "start", "--executors", "0"],
+            &["cluster", "start", "--executors", "many"],
+            &["jobs", "--conf", "no-value"],
+            &["jobs", "-v", "-q"],
+            &["runs", "list", "--state", "sleeping"],
+            &["no-such-command"],
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_driver_is_launched_as_executors_do() {
+        let line = ["driver", "--run-id", "r", "--attempt", "2", "--job", "sql", "--data-dir", "/d", "--conf", "a=1", "--", "select 1; -- x"];
+        assert!(matches!(parse(&line).unwrap().command, Command::Driver(_)));
+    }
+}

@@ -15,6 +15,8 @@ use crate::output::{self, Format};
 const NOT_OF_RUNS: &[&str] = &["data-dir", "scheduler.", "executor.", "history.", "broker.", "event-log.", "log.", "files."];
 /// Keys that a run is always sent with: they decide which tables it sees.
 const ALWAYS_OF_RUNS: [&str; 3] = ["catalog.name", "catalog.uri", "catalog.warehouse"];
+/// Keys that only the cluster itself knows, since `--port-offset` moved them.
+const OF_CLUSTERS: [&str; 5] = ["scheduler.url", "scheduler.port", "scheduler.http-port", "history.port", "history.url"];
 /// Read from the working directory when no file is named; as in `common`.
 const DEFAULT_FILE: &str = "chainalytics.toml";
 
@@ -41,14 +43,9 @@ impl Context {
         Self::with_overrides(global, Vec::new(), LogTo::Person)
     }
 
-    /// For a process that serves or drives, with its log in a file.
+    /// For a process that serves or drives: its log goes to a file, and its configuration is complete as it is given.
     pub fn for_server(global: GlobalArgs) -> CliResult<Self> {
         Self::build(global, Vec::new(), LogTo::File, false)
-    }
-
-    /// For the driver of a run: it takes up the configuration of the cluster in its data directory.
-    pub fn for_driver(global: GlobalArgs) -> CliResult<Self> {
-        Self::build(global, Vec::new(), LogTo::File, true)
     }
 
     /// With keys set by flags of the command's own.
@@ -68,7 +65,7 @@ impl Context {
         let options = LoadOptions { file: global.config.clone(), flags, conf: global.conf.clone(), ..LoadOptions::from_process() };
         let mut config = Config::load(options.clone())?;
         if join_cluster && let Some(file) = running_cluster_file(&config.data_dir()) {
-            config = joined(options, config, file)?;
+            config = joined(options, config, &file, global.master.is_some())?;
         }
         init_logging(&global, &config, log)?;
         let data_dir = config.data_dir();
@@ -78,11 +75,7 @@ impl Context {
     /// The same command with a cluster that was started meanwhile.
     pub fn for_cluster(&self, state: &ClusterState) -> CliResult<Self> {
         let mut config = (*self.config).clone();
-        for (key, value) in read_settings(&state.config_file)? {
-            if !config.is_set(&key) && key != "data-dir" {
-                config.set(&key, value)?;
-            }
-        }
+        lay_under(&mut config, &state.config_file, self.global.master.is_some())?;
         Ok(Self { config: Arc::new(config), ..self.clone() })
     }
 
@@ -176,19 +169,23 @@ fn running_cluster_file(data_dir: &Path) -> Option<PathBuf> {
     runs.then_some(state.config_file).filter(|file| file.is_file())
 }
 
-/// The cluster's settings below whatever was set by the user.
-fn joined(options: LoadOptions, config: Config, file: PathBuf) -> CliResult<Config> {
+/// The cluster's settings, below what the user set, except for its own ports and addresses: those are as they are.
+fn joined(options: LoadOptions, config: Config, file: &Path, other_master: bool) -> CliResult<Config> {
     let has_file = config.file().is_some() || Path::new(DEFAULT_FILE).is_file();
-    if !has_file {
-        return Ok(Config::load(LoadOptions { file: Some(file), ..options })?);
-    }
-    let mut config = config;
-    for (key, value) in read_settings(&file)? {
-        if !config.is_set(&key) {
+    let mut config = if has_file { config } else { Config::load(LoadOptions { file: Some(file.to_owned()), ..options })? };
+    lay_under(&mut config, file, other_master)?;
+    Ok(config)
+}
+
+fn lay_under(config: &mut Config, file: &Path, other_master: bool) -> CliResult<()> {
+    let known: BTreeMap<String, String> = parse_settings(&config.to_toml(&[])?).map_err(Error::internal)?;
+    for (key, value) in read_settings(file)? {
+        let of_cluster = !other_master && OF_CLUSTERS.contains(&key.as_str());
+        if key != "data-dir" && known.get(&key) != Some(&value) && (of_cluster || !config.is_set(&key)) {
             config.set(&key, value)?;
         }
     }
-    Ok(config)
+    Ok(())
 }
 
 fn read_settings(file: &Path) -> CliResult<BTreeMap<String, String>> {

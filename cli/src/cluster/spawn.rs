@@ -52,6 +52,12 @@ pub fn spawn(name: &str, args: &[String], log: &Path) -> CliResult<Started> {
     let err = out.try_clone().map_err(|e| io_error("open", log, &e))?;
     let mut command = Command::new(&program);
     command.args(args).stdin(Stdio::null()).stdout(out).stderr(err);
+    // The configuration file that it is given holds what the environment said, with the ports as they were moved; the environment would win over it.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CHAINALYTICS_")) {
+            command.env_remove(name);
+        }
+    }
     // SAFETY: setsid is async-signal-safe, and nothing else runs between fork and exec.
     unsafe {
         command.pre_exec(|| {

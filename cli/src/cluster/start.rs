@@ -125,7 +125,7 @@ impl Starter<'_> {
                 let what = format!("{} did not get ready in time: {reason}", role.command());
                 return Err(match started.first() {
                     Some(process) => failed(&what, process),
-                    None => Error::new(ErrorCode::Timeout, what).into(),
+                    None => Error::new(ErrorCode::ClusterNotReady, what).into(),
                 });
             }
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -147,6 +147,6 @@ pub async fn ask(asker: &Asker, role: Role, plan: &Plan) -> Readiness {
 fn failed(what: &str, process: &Started) -> CliError {
     let tail = process.tail();
     let log = process.log.display();
-    let code = if tail.contains(ErrorCode::PortInUse.as_str()) { ErrorCode::PortInUse } else { ErrorCode::Timeout };
+    let code = if tail.contains(ErrorCode::PortInUse.as_str()) { ErrorCode::PortInUse } else { ErrorCode::ClusterNotReady };
     Error::new(code, format!("{what}; its log {log} ends with:\n{tail}")).into()
 }

@@ -31,8 +31,9 @@ pub async fn run(cli: Cli) -> CliResult<()> {
         command => command,
     };
     let context = match &command {
-        Command::Scheduler(_) | Command::Executor(_) | Command::HistoryServer(_) | Command::Broker(_) => Context::for_server(global)?,
-        Command::Driver(_) => Context::for_driver(global)?,
+        Command::Scheduler(_) | Command::Executor(_) | Command::HistoryServer(_) | Command::Broker(_) | Command::Driver(_) => {
+            Context::for_server(global)?
+        }
         Command::Demo(args) => Context::with_overrides(global, args.overrides(), LogTo::Person)?,
         _ => Context::new(global)?,
     };

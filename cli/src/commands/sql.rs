@@ -39,10 +39,13 @@ pub async fn run(context: &Context, args: SqlArgs) -> CliResult<()> {
     }
     let session = Session::connect(context.config(), context.master()?).await?;
     let mut runner = Runner::new(session, context.format(), !context.quiet());
-    if interactive {
-        return prompt::run(&mut runner, context.data_dir().join("sql_history")).await;
-    }
-    for script in &scripts {
+    let done = if interactive { prompt::run(&mut runner, context.data_dir().join("sql_history")).await } else { run_all(&mut runner, &scripts).await };
+    runner.close().await;
+    done
+}
+
+async fn run_all(runner: &mut Runner, scripts: &[String]) -> CliResult<()> {
+    for script in scripts {
         runner.script(script).await?;
     }
     Ok(())

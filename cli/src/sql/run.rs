@@ -23,6 +23,11 @@ impl Runner {
         Self { session, format, timing }
     }
 
+    /// Waits until queries that were let go are cancelled on the cluster.
+    pub async fn close(&self) {
+        self.session.close().await;
+    }
+
     /// Switches row counts and times; whether they are on now.
     pub fn toggle_timing(&mut self) -> bool {
         self.timing = !self.timing;
