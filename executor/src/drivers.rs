@@ -138,8 +138,9 @@ impl Drivers {
         let shipper = LogShipper::new(self.reporter.clone(), request.run_id.clone(), request.attempt, log.clone());
         let shipping = tokio::spawn(shipper.run(ended.clone()));
         let status = wait(&mut child, pid, &kill, &grace).await;
-        // What the driver left behind in its process group goes with it.
+        // What the driver left behind in its process group goes with it, and so do the secrets in its settings.
         let _ = killpg(pid_of(pid), Signal::SIGKILL);
+        let _ = std::fs::remove_file(&config);
         ended.cancel();
         if tokio::time::timeout(LAST_LOG_TIMEOUT, shipping).await.is_err() {
             tracing::warn!(run_id = request.run_id, "the end of a driver's log could not be shipped");

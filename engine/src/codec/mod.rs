@@ -69,4 +69,53 @@ mod tests {
         assert_eq!(open(&[0, 99, 1]), None);
         assert_eq!(open(&[0x0a, 1, 1]), None);
     }
+
+    /// A projection over an in-memory table, sent and taken out again.
+    async fn round_trip(expr: datafusion::prelude::Expr) -> datafusion::logical_expr::LogicalPlan {
+        use datafusion_proto::logical_plan::AsLogicalPlan as _;
+        use datafusion_proto::protobuf::LogicalPlanNode;
+
+        let state = crate::functions::register(datafusion::execution::SessionStateBuilder::new().with_default_features()).build();
+        let ctx = datafusion::prelude::SessionContext::new_with_state(state);
+        let column: datafusion::arrow::array::ArrayRef =
+            std::sync::Arc::new(datafusion::arrow::array::TimestampMicrosecondArray::from(vec![1_700_000_000_000_000]));
+        let batch = datafusion::arrow::array::RecordBatch::try_from_iter(vec![("t", column)]).unwrap();
+        let plan = ctx.read_batch(batch).unwrap().select(vec![expr]).unwrap().into_unoptimized_plan();
+
+        let codec = ChainLogicalCodec::new(chainalytics_lakehouse::StoreRegistry::local());
+        let node = LogicalPlanNode::try_from_logical_plan(&plan, &codec).unwrap();
+        let mut bytes = vec![];
+        node.try_encode(&mut bytes).unwrap();
+        let decoded = LogicalPlanNode::try_decode(&bytes).unwrap().try_into_logical_plan(&ctx.task_ctx(), &codec).unwrap();
+        let rows = ctx.execute_logical_plan(decoded.clone()).await.unwrap().count().await.unwrap();
+        assert_eq!(rows, 1);
+        decoded
+    }
+
+    fn function_of(plan: &datafusion::logical_expr::LogicalPlan) -> std::sync::Arc<datafusion::logical_expr::ScalarUDF> {
+        use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+        let mut found = None;
+        plan.expressions().iter().for_each(|expr| {
+            expr.apply(|e| {
+                if let datafusion::prelude::Expr::ScalarFunction(call) = e {
+                    found = Some(std::sync::Arc::clone(&call.func));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+            .unwrap();
+        });
+        found.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_call_keeps_its_function_even_where_two_share_a_name() {
+        use datafusion::prelude::{col, lit};
+        let native = datafusion::functions::datetime::date_part();
+        let spark = crate::functions::registry().scalar_functions["date_part"].clone();
+        assert_ne!(native, spark);
+        for function in [native, spark] {
+            let plan = round_trip(function.call(vec![lit("year"), col("t")])).await;
+            assert_eq!(function_of(&plan), function);
+        }
+    }
 }
