@@ -89,6 +89,11 @@ pub(crate) fn is_conflict(error: &Error) -> bool {
     error.code() == ErrorCode::CommitConflict
 }
 
+/// Whether records are gone that the stream should have read.
+pub(crate) fn is_data_loss(error: &Error) -> bool {
+    error.code() == ErrorCode::DataLoss
+}
+
 /// Whether a failed commit certainly wrote nothing.
 pub(crate) fn is_certain(error: &Error) -> bool {
     error.code() != ErrorCode::CommitUnknown

@@ -19,7 +19,9 @@ pub fn decide(ranges: &PartitionRanges, planned_on_fresh: bool, committed: &Prog
     let ends = match committed {
         Progress::Fresh if planned_on_fresh => return BatchDecision::Commit,
         Progress::Fresh => {
-            return BatchDecision::Conflict("the table has no offsets any more: it was emptied or made anew".to_owned());
+            return BatchDecision::Conflict(
+                "the table has no offsets any more: it was emptied or made anew".to_owned(),
+            );
         }
         Progress::At(ends) => ends,
     };

@@ -113,7 +113,10 @@ mod tests {
     #[test]
     fn rows_without_an_answer_fail_loudly() {
         assert_eq!(progress_of("a", summaries(&[]), None, true), Err(ProgressError::Lost("a".into())));
-        assert_eq!(progress_of("a", summaries(&[]), Some(r#"{"b":{"0":1}}"#), true), Err(ProgressError::Lost("a".into())));
+        assert_eq!(
+            progress_of("a", summaries(&[]), Some(r#"{"b":{"0":1}}"#), true),
+            Err(ProgressError::Lost("a".into()))
+        );
         assert_eq!(progress_of("a", summaries(&[]), None, false), Ok(Progress::Fresh));
     }
 

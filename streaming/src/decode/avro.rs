@@ -46,12 +46,7 @@ impl std::fmt::Debug for AvroDecoder {
 impl AvroDecoder {
     /// Decoder into `schema`. Writer schemas are matched by field name.
     pub fn new(schema: &RecordSchema, registry: Arc<SchemaRegistry>) -> Self {
-        Self {
-            schema: schema.clone(),
-            columns: Columns::new(schema),
-            registry,
-            decoders: LruCache::new(DECODERS_MAX),
-        }
+        Self { schema: schema.clone(), columns: Columns::new(schema), registry, decoders: LruCache::new(DECODERS_MAX) }
     }
 
     /// Decodes a chunk.
@@ -194,7 +189,12 @@ impl WriterDecoder {
         let mut good = Vec::with_capacity(rows.len());
         for &row in rows {
             match self.feed(chunk, row) {
-                Ok(()) => good.push(row),
+                Ok(()) => {
+                    good.push(row);
+                    if self.decoder.batch_is_full() {
+                        self.flush(chunk, std::mem::take(&mut good), &mut pieces, &mut failures)?;
+                    }
+                }
                 Err(misfit) => {
                     failures.push((row, misfit));
                     self.renew()?;
@@ -269,7 +269,7 @@ fn build(id: i32, schema: &AvroSchema) -> Result<ArrowDecoder, arrow::error::Arr
     let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
     store.set(fingerprint, schema.clone())?;
     ReaderBuilder::new()
-        .with_batch_size(CHUNK_ROWS_MAX + 1)
+        .with_batch_size(CHUNK_ROWS_MAX)
         .with_writer_schema_store(store)
         .with_active_fingerprint(fingerprint)
         .build_decoder()

@@ -89,7 +89,9 @@ fn reader(array: &ArrayRef) -> Reader {
             cast(array, &DataType::Utf8).ok().map(|text| Reader::Text(text.as_string::<i32>().clone()))
         }
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
-            cast(array, &DataType::Float64).ok().map(|value| Reader::Double(value.as_primitive::<Float64Type>().clone()))
+            cast(array, &DataType::Float64)
+                .ok()
+                .map(|value| Reader::Double(value.as_primitive::<Float64Type>().clone()))
         }
         DataType::Timestamp(_, _) | DataType::Date32 => {
             // Nanoseconds are cut to microseconds; a date is its midnight.

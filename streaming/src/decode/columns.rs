@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
 use chainalytics_common::Result;
@@ -190,9 +192,9 @@ impl Column {
             Values::Long(values) => Arc::new(Int64Array::new(ScalarBuffer::from(take(values)), nulls)),
             Values::Double(values) => Arc::new(Float64Array::new(ScalarBuffer::from(take(values)), nulls)),
             Values::Boolean(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(take(values)), nulls)),
-            Values::Timestamp(values) => Arc::new(
-                TimestampMicrosecondArray::new(ScalarBuffer::from(take(values)), nulls).with_timezone("UTC"),
-            ),
+            Values::Timestamp(values) => {
+                Arc::new(TimestampMicrosecondArray::new(ScalarBuffer::from(take(values)), nulls).with_timezone("UTC"))
+            }
         })
     }
 }

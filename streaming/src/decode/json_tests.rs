@@ -206,11 +206,8 @@ fn broken_records_never_touch_their_neighbours() {
             .collect();
         let slices: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
         let decoded = decode(&slices);
-        let good: Vec<(u32, (String, Option<f64>))> = values
-            .iter()
-            .enumerate()
-            .filter_map(|(row, value)| Some((row as u32, expected(value)?)))
-            .collect();
+        let good: Vec<(u32, (String, Option<f64>))> =
+            values.iter().enumerate().filter_map(|(row, value)| Some((row as u32, expected(value)?))).collect();
         let accepted = decoded.accepted.clone().unwrap_or_else(|| (0..values.len() as u32).collect());
         let rows: Vec<u32> = good.iter().map(|(row, _)| *row).collect();
         assert_eq!(accepted, rows, "seed {seed}");

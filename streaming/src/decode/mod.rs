@@ -72,8 +72,9 @@ impl Decoder {
         match format {
             ValueFormat::Json => Ok(Self::Json(JsonDecoder::new(schema))),
             ValueFormat::Avro => {
-                let registry = registry
-                    .ok_or_else(|| crate::err::config("Avro topics need schema.registry.url to look up their schemas"))?;
+                let registry = registry.ok_or_else(|| {
+                    crate::err::config("Avro topics need schema.registry.url to look up their schemas")
+                })?;
                 Ok(Self::Avro(Box::new(AvroDecoder::new(schema, registry))))
             }
         }

@@ -42,9 +42,10 @@ impl BatchLineage {
         let mut columns = decoded.columns.clone();
         let (offsets, timestamps): (Vec<i64>, Vec<i64>) = match &decoded.accepted {
             None => (chunk.offsets().to_vec(), chunk.timestamps_ms().to_vec()),
-            Some(accepted) => {
-                accepted.iter().map(|row| (chunk.offsets()[*row as usize], chunk.timestamps_ms()[*row as usize])).unzip()
-            }
+            Some(accepted) => accepted
+                .iter()
+                .map(|row| (chunk.offsets()[*row as usize], chunk.timestamps_ms()[*row as usize]))
+                .unzip(),
         };
         columns.push(repeated(&unit.topic, rows));
         columns.push(Arc::new(Int32Array::from_value(unit.partition, rows)));
@@ -114,10 +115,8 @@ fn repeated(text: &str, rows: usize) -> ArrayRef {
 
 /// Milliseconds to microseconds; a negative time means that there is none.
 fn kafka_timestamps(mut timestamps_ms: Vec<i64>) -> ArrayRef {
-    let nulls = timestamps_ms
-        .iter()
-        .any(|at| *at < 0)
-        .then(|| timestamps_ms.iter().map(|at| *at >= 0).collect::<NullBuffer>());
+    let nulls =
+        timestamps_ms.iter().any(|at| *at < 0).then(|| timestamps_ms.iter().map(|at| *at >= 0).collect::<NullBuffer>());
     for at in &mut timestamps_ms {
         *at = at.saturating_mul(1000);
     }

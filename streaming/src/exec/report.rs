@@ -177,7 +177,8 @@ pub fn read_reports(batches: &[RecordBatch]) -> Result<TaskReport> {
         for row in 0..batch.num_rows() {
             match targets.value(row) {
                 CONSUMED if units.is_valid(row) => {
-                    let unit = serde_json::from_str(units.value(row)).map_err(|e| err::internal(format!("unit: {e}")))?;
+                    let unit =
+                        serde_json::from_str(units.value(row)).map_err(|e| err::internal(format!("unit: {e}")))?;
                     report.consumed.push(unit);
                 }
                 FAILED if units.is_valid(row) => {

@@ -178,12 +178,10 @@ impl Task {
     /// Makes the topic's writer ready; gives its key.
     fn topic_writer(&mut self, topic: &str) -> Result<String> {
         if !self.topics.contains_key(topic) {
-            let sink = self
-                .spec
-                .topics
-                .iter()
-                .find(|sink| sink.topic == topic)
-                .ok_or_else(|| err::internal(format!("a unit of topic '{topic}', which the batch does not know")))?;
+            let sink =
+                self.spec.topics.iter().find(|sink| sink.topic == topic).ok_or_else(|| {
+                    err::internal(format!("a unit of topic '{topic}', which the batch does not know"))
+                })?;
             self.topics.insert(topic.to_owned(), TopicWriter::new(sink, self.registry.clone(), &self.store)?);
         }
         Ok(topic.to_owned())

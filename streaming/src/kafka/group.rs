@@ -51,9 +51,7 @@ impl GroupCommitter {
         let mut offsets = TopicPartitionList::new();
         for (topic, ends) in topics {
             for (partition, end) in ends {
-                offsets
-                    .add_partition_offset(topic, *partition, Offset::Offset(*end))
-                    .map_err(|e| e.to_string())?;
+                offsets.add_partition_offset(topic, *partition, Offset::Offset(*end)).map_err(|e| e.to_string())?;
             }
         }
         self.consumer.commit(&offsets, CommitMode::Async).map_err(|e| e.to_string())?;

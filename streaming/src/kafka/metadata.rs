@@ -127,10 +127,13 @@ impl KafkaMetadata {
             let mut offsets = PartitionEnds::new();
             for (partition, marks) in &marks {
                 let offset = found.find_partition(&topic, *partition).map(|element| element.offset());
-                offsets.insert(*partition, match offset {
-                    Some(Offset::Offset(offset)) => offset.clamp(marks.low, marks.high),
-                    _ => marks.high,
-                });
+                offsets.insert(
+                    *partition,
+                    match offset {
+                        Some(Offset::Offset(offset)) => offset.clamp(marks.low, marks.high),
+                        _ => marks.high,
+                    },
+                );
             }
             Ok(offsets)
         })

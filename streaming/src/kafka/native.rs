@@ -23,8 +23,13 @@ pub(super) enum Polled<'m> {
         value: Option<&'m [u8]>,
     },
     /// Everything before `offset` has been fetched, and the log ends there for now.
-    End { offset: i64 },
-    Error { code: RDKafkaErrorCode, text: String },
+    End {
+        offset: i64,
+    },
+    Error {
+        code: RDKafkaErrorCode,
+        text: String,
+    },
 }
 
 /// A partition being fetched from a start offset on, until dropped.

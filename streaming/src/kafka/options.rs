@@ -117,12 +117,19 @@ impl KafkaOptions {
             .set("enable.partition.eof", "true")
             // TCP and TLS have their own sums, and the broker checked the records when it took them.
             .set("check.crcs", "false")
-            .set("fetch.wait.max.ms", "100")
-            .set("fetch.error.backoff.ms", "100")
-            .set("fetch.queue.backoff.ms", "5")
-            .set("fetch.message.max.bytes", "4194304")
-            .set("queued.min.messages", rows.clamp(1_000, 100_000).to_string())
             .set("queued.max.messages.kbytes", self.queue_kilobytes.to_string());
+        let read_ahead = rows.clamp(1_000, 100_000).to_string();
+        for (name, value) in [
+            ("fetch.wait.max.ms", "100"),
+            ("fetch.error.backoff.ms", "100"),
+            ("fetch.queue.backoff.ms", "5"),
+            ("fetch.message.max.bytes", "4194304"),
+            ("queued.min.messages", &read_ahead),
+        ] {
+            if !self.properties.contains_key(name) {
+                config.set(name, value);
+            }
+        }
         config
     }
 }

@@ -1,10 +1,10 @@
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use parking_lot::Mutex;
 
 use chainalytics_common::{Error, Result};
 
@@ -77,7 +77,8 @@ impl KafkaRangeReader {
         let mut last_news = Instant::now();
         let mut last_served = Instant::now();
         while !range.is_done() {
-            let wanted = usize::try_from(range.remaining()).unwrap_or(POLL_RECORDS_MAX).min(POLL_RECORDS_MAX);
+            let room = CHUNK_ROWS_MAX.saturating_sub(range.chunk.len()).clamp(1, POLL_RECORDS_MAX);
+            let wanted = usize::try_from(range.remaining()).unwrap_or(room).min(room);
             let before = range.position;
             let polled_at = Instant::now();
             queue.poll(POLL_WAIT, wanted, |polled| range.take(polled));
@@ -136,11 +137,11 @@ impl KafkaRangeReader {
     fn stalled(&self, unit: &Unit, range: &Range) -> Error {
         self.serve();
         let seconds = self.options.stall_timeout().as_secs();
-        let cause = range.last_error.clone().or_else(|| self.consumer_context().last()).unwrap_or_else(|| {
-            match range.log_end {
-                Some(end) => format!("the broker says that the log ends at {end}"),
-                None => "the broker sent nothing".to_owned(),
-            }
+        let cause = range.last_error.clone().or_else(|| self.consumer_context().last()).unwrap_or_else(|| match range
+            .log_end
+        {
+            Some(end) => format!("the broker says that the log ends at {end}"),
+            None => "the broker sent nothing".to_owned(),
         });
         err::kafka_timeout(format!(
             "topic '{}' partition {}: nothing came for {seconds} s at offset {} (the range ends at {}): {cause}",

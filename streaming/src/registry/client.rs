@@ -163,7 +163,9 @@ impl SchemaRegistry {
         let body = RegisterBody { schema, schema_type: schema_type.as_str() };
         match self.http.send::<_, RegisteredBody>(Method::POST, &path, Some(&body)).await? {
             Answer::Done(body) => Ok(body.id),
-            Answer::NotFound => Err(err::registry(format!("the schema registry does not let '{subject}' be registered"))),
+            Answer::NotFound => {
+                Err(err::registry(format!("the schema registry does not let '{subject}' be registered")))
+            }
             Answer::Refused { code, message } => Err(refused(code, &format!("subject '{subject}': {message}"))),
         }
     }

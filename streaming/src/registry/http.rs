@@ -23,7 +23,10 @@ pub(super) enum Answer<T> {
     /// 404, with the registry's own code (40401 subject, 40402 version, 40403 schema).
     NotFound,
     /// 409 or 422: the registry understood and says no.
-    Refused { code: i64, message: String },
+    Refused {
+        code: i64,
+        message: String,
+    },
 }
 
 /// Requests with retries.
@@ -103,7 +106,9 @@ impl Http {
         };
         let status = response.status();
         if response.content_length().is_some_and(|len| len > BODY_BYTES_MAX as u64) {
-            return Err(err::registry(format!("schema registry {url}: the answer is larger than {BODY_BYTES_MAX} bytes")));
+            return Err(err::registry(format!(
+                "schema registry {url}: the answer is larger than {BODY_BYTES_MAX} bytes"
+            )));
         }
         let bytes = match response.bytes().await {
             Ok(bytes) => bytes,

@@ -67,13 +67,8 @@ impl BatchCommit<'_> {
     }
 
     fn plans_of(&self, ident: &TableIdent) -> Vec<&TopicPlan> {
-        let topics: BTreeSet<&str> = self
-            .spec
-            .topics
-            .iter()
-            .filter(|topic| &topic.table == ident)
-            .map(|topic| topic.topic.as_str())
-            .collect();
+        let topics: BTreeSet<&str> =
+            self.spec.topics.iter().filter(|topic| &topic.table == ident).map(|topic| topic.topic.as_str()).collect();
         self.plan.topics.iter().filter(|plan| topics.contains(plan.topic.as_str())).collect()
     }
 

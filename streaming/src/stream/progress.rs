@@ -90,7 +90,8 @@ mod tests {
             ..StreamingQueryProgress::default()
         })
         .unwrap();
-        for name in ["batchId", "numInputRows", "inputRowsPerSecond", "processedRowsPerSecond", "durationMs", "sources"] {
+        for name in ["batchId", "numInputRows", "inputRowsPerSecond", "processedRowsPerSecond", "durationMs", "sources"]
+        {
             assert!(json.get(name).is_some(), "{name}");
         }
         assert!(json["sources"][0].get("startOffset").is_some());

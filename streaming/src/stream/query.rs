@@ -16,8 +16,10 @@ use crate::err;
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// Longest pause.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// Batches in a row that may lose against another writer before the query gives up.
-const CONFLICTS_MAX: u32 = 20;
+/// Batches in a row that may be planned anew, as another writer or retention was faster, before the query gives up.
+const REPLANS_MAX: u32 = 20;
+/// Pause before a batch is planned anew, times the number of the attempt.
+const REPLAN_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a query came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,17 +88,18 @@ impl StreamingQuery {
             cancellable(cancel, self.runner.bound_by_now()).await?;
         }
         let mut outage = Outage::default();
-        let mut conflicts_in_row = 0;
+        let mut replans_in_row = 0;
         let mut next_start = Instant::now();
         loop {
             let outcome = match self.runner.run(exec, cancel).await {
                 Ok(outcome) => outcome,
-                Err(error) if err::is_conflict(&error) && conflicts_in_row < CONFLICTS_MAX => {
-                    // Nothing was written. Either the tables moved on without us, and the next plan begins there, or
-                    // another instance works beside us: then one of the two gives up in the end.
-                    conflicts_in_row += 1;
-                    self.summary.conflicts += 1;
+                Err(error) if self.plan_is_stale(&error) && replans_in_row < REPLANS_MAX => {
+                    // Nothing was written. Either the tables (or the log's beginning) moved on without us, and the next
+                    // plan begins there, or another instance works beside us: then one of the two gives up in the end.
+                    replans_in_row += 1;
+                    self.summary.conflicts += u64::from(err::is_conflict(&error));
                     tracing::warn!(query = self.runner.spec().name, %error, "a batch was not committed, planning anew");
+                    pause(cancel, REPLAN_PAUSE * replans_in_row).await?;
                     continue;
                 }
                 Err(error) if err::may_pass(&error) && outage.bearable(&self.runner) => {
@@ -106,7 +109,7 @@ impl StreamingQuery {
                 Err(error) => return Err(error),
             };
             outage = Outage::default();
-            conflicts_in_row = 0;
+            replans_in_row = 0;
             let done = match outcome {
                 Outcome::Committed(progress) => {
                     self.summary.batches += 1;
@@ -130,14 +133,24 @@ impl StreamingQuery {
             if let Trigger::Interval(every) = trigger {
                 // Late batches are not made up for: the next one starts at once, and the rhythm with it.
                 next_start = (next_start + every).max(Instant::now());
-                cancellable(cancel, async {
-                    tokio::time::sleep_until(next_start.into()).await;
-                    Ok(())
-                })
-                .await?;
+                pause(cancel, next_start.saturating_duration_since(Instant::now())).await?;
             }
         }
     }
+
+    /// Whether a new plan may do what this one could not: another writer was faster, or, where loss is accepted, retention
+    /// removed records between planning and reading.
+    fn plan_is_stale(&self, error: &Error) -> bool {
+        err::is_conflict(error) || (err::is_data_loss(error) && !self.runner.spec().limits.fail_on_data_loss)
+    }
+}
+
+async fn pause(cancel: &CancellationToken, time: Duration) -> Result<()> {
+    cancellable(cancel, async {
+        tokio::time::sleep(time).await;
+        Ok(())
+    })
+    .await
 }
 
 /// Something that is away, since when, and how often it was tried.
@@ -173,10 +186,6 @@ impl Outage {
             attempts: self.attempts,
             next_in: pause,
         });
-        cancellable(cancel, async {
-            tokio::time::sleep(pause).await;
-            Ok(())
-        })
-        .await
+        self::pause(cancel, pause).await
     }
 }

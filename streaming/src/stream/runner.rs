@@ -100,9 +100,9 @@ impl BatchRunner {
     /// Those of the brokers; a topic that is not there.
     pub(super) async fn bound_by_now(&mut self) -> Result<()> {
         let marks = self.watermarks().await?;
-        let ceilings = marks
-            .into_iter()
-            .map(|(topic, marks)| (topic, marks.into_iter().map(|(partition, marks)| (partition, marks.high)).collect()));
+        let ceilings = marks.into_iter().map(|(topic, marks)| {
+            (topic, marks.into_iter().map(|(partition, marks)| (partition, marks.high)).collect())
+        });
         self.ceilings = Some(ceilings.collect());
         Ok(())
     }
@@ -229,7 +229,9 @@ impl BatchRunner {
             return Ok(known.clone());
         }
         let offsets = match self.spec.start {
-            StartPolicy::Earliest => return Ok(marks.iter().map(|(partition, marks)| (*partition, marks.low)).collect()),
+            StartPolicy::Earliest => {
+                return Ok(marks.iter().map(|(partition, marks)| (*partition, marks.low)).collect());
+            }
             StartPolicy::Latest => marks.iter().map(|(partition, marks)| (*partition, marks.high)).collect(),
             StartPolicy::Timestamp(at_ms) => self.kafka.offsets_at(topic, marks, at_ms).await?,
         };
@@ -280,7 +282,10 @@ impl BatchRunner {
         for topic in &plan.topics {
             for (partition, lost) in &topic.lost {
                 tracing::error!(
-                    topic = topic.topic, partition, from = lost.start, to = lost.end,
+                    topic = topic.topic,
+                    partition,
+                    from = lost.start,
+                    to = lost.end,
                     "records were removed by the broker's retention before they were read (fail-on-data-loss is off)"
                 );
             }
@@ -379,7 +384,8 @@ fn sources(situation: &Situation, plan: &BatchPlan, report: &TaskReport) -> Vec<
         .zip(&situation.topics)
         .map(|(plan, state)| {
             let consumed = report.consumed.iter().filter(|consumed| consumed.unit.topic == plan.topic);
-            let (rows, bytes) = consumed.fold((0, 0), |sum, consumed| (sum.0 + consumed.records, sum.1 + consumed.bytes));
+            let (rows, bytes) =
+                consumed.fold((0, 0), |sum, consumed| (sum.0 + consumed.records, sum.1 + consumed.bytes));
             SourceProgress {
                 description: format!("KafkaV2[{}]", plan.topic),
                 topic: plan.topic.clone(),
@@ -404,10 +410,7 @@ async fn execute(exec: &dyn QueryExecutor, plan: Arc<dyn ExecutionPlan>) -> Resu
 }
 
 /// The work's result, or `Cancelled` as soon as the token says so.
-pub(super) async fn cancellable<T>(
-    cancel: &CancellationToken,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+pub(super) async fn cancellable<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(err::cancelled("the stream was stopped")),

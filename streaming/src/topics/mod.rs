@@ -8,7 +8,7 @@ mod catalogue;
 mod record;
 
 pub use bronze::{
-    BRONZE_NAMES, DEAD_LETTERS_TABLE, DEAD_LETTER_COLUMNS, LINEAGE_COLUMNS, bronze_schema, dead_letters_schema, lineage,
+    BRONZE_NAMES, DEAD_LETTER_COLUMNS, DEAD_LETTERS_TABLE, LINEAGE_COLUMNS, bronze_schema, dead_letters_schema, lineage,
 };
 pub use catalogue::{PLATFORM_TOPICS, TopicDefinition, platform_topic, platform_topics};
 pub use record::{FieldKind, FieldSpec, RecordSchema};
