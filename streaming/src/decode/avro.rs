@@ -167,6 +167,8 @@ fn wire_id(value: Option<&[u8]>) -> Result<i32, Misfit> {
 
 /// Rows of a chunk and their values, decoded.
 type Piece = (Vec<u32>, RecordBatch);
+/// A row of a chunk and why it is none.
+type Failure = (u32, Misfit);
 
 /// arrow-avro's decoder of one writer schema.
 struct WriterDecoder {
@@ -183,7 +185,7 @@ impl WriterDecoder {
     }
 
     /// The rows decoded, in pieces, and those that cannot be.
-    fn decode(&mut self, chunk: &RecordChunk, rows: &[u32]) -> Result<(Vec<Piece>, Vec<(u32, Misfit)>)> {
+    fn decode(&mut self, chunk: &RecordChunk, rows: &[u32]) -> Result<(Vec<Piece>, Vec<Failure>)> {
         let mut pieces = Vec::new();
         let mut failures = Vec::new();
         let mut good = Vec::with_capacity(rows.len());
@@ -228,7 +230,7 @@ impl WriterDecoder {
         chunk: &RecordChunk,
         rows: Vec<u32>,
         pieces: &mut Vec<Piece>,
-        failures: &mut Vec<(u32, Misfit)>,
+        failures: &mut Vec<Failure>,
     ) -> Result<()> {
         if rows.is_empty() {
             return Ok(());

@@ -1,7 +1,7 @@
 //! JSON objects straight into columns.
 //!
 //! serde_json's parser drives the columns: it is strict about the grammar, borrows text from the input, and tells which
-//! record is at fault. (arrow-json's tape was tried first: it accepts objects without commas, truncates 4.7 to 4 for
+//! record is at fault. (arrow-json's tape decoder, by its source, accepts objects without commas, truncates 4.7 to 4 for
 //! integer columns, takes "5" for 5, and one bad record fails its whole batch.) A double is parsed from its own
 //! digits: serde_json's default conversion may be off by one unit in the last place.
 
@@ -69,8 +69,11 @@ impl JsonDecoder {
     }
 
     fn decode_one(&mut self, value: &[u8]) -> Result<(), Misfit> {
+        // Checked once and as a whole, ignored fields included; the parser then borrows text without looking again.
+        let text = std::str::from_utf8(value)
+            .map_err(|e| Misfit { code: RejectCode::Malformed, error: format!("not UTF-8: {e}") })?;
         let mut misfit = None;
-        let mut deserializer = serde_json::Deserializer::from_slice(value);
+        let mut deserializer = serde_json::Deserializer::from_str(text);
         let seed = RecordSeed { columns: &mut self.columns, misfit: &mut misfit };
         let parsed = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
         match (misfit, parsed) {

@@ -167,8 +167,12 @@ fn expected(value: &[u8]) -> Option<(String, Option<f64>)> {
     if get("text").is_some_and(|value| !value.is_string()) || get("flag").is_some_and(|value| !value.is_boolean()) {
         return None;
     }
-    if get("int").is_some_and(|value| value.as_i64().is_none_or(|int| i32::try_from(int).is_err()))
-        || get("long").is_some_and(|value| value.as_i64().is_none())
+    // `1e2` is an integer.
+    let integer = |value: &Value| {
+        value.as_i64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e15).map(|f| f as i64))
+    };
+    if get("int").is_some_and(|value| integer(value).is_none_or(|int| i32::try_from(int).is_err()))
+        || get("long").is_some_and(|value| integer(value).is_none())
     {
         return None;
     }
