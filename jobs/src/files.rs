@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::{DataType, Field, Schema};
 use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::dml::{WriteMode, WriteOptions, write_dataframe};
@@ -12,6 +13,7 @@ use chainalytics_lakehouse::{CreateTable, TableIdent};
 use clap::{Parser, ValueEnum};
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::functions::core::expr_fn::nullif;
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::{cast, col, lit};
 use datafusion::prelude::{AvroReadOptions, CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionContext};
@@ -137,9 +139,15 @@ async fn read(ctx: &SessionContext, path: &Path, format: Format, null_value: Opt
     };
     let frame = match format {
         Format::Csv => {
+            let options = CsvReadOptions::new().file_extension(&extension).file_compression_type(compression).schema_infer_max_records(1_000_000);
             let nulls = null_value.map(|text| format!("^({}|)$", regex_escape(text)));
-            let options = CsvReadOptions::new().file_extension(&extension).file_compression_type(compression).null_regex(nulls).schema_infer_max_records(1_000_000);
-            ctx.read_csv(location, options).await
+            match ctx.read_csv(location.as_str(), options.clone().null_regex(nulls)).await {
+                Ok(inferred) => match null_value {
+                    Some(text) => read_with_nulls(ctx, &location, options, &inferred, text).await,
+                    None => Ok(inferred),
+                },
+                Err(error) => Err(error),
+            }
         }
         Format::Json => {
             ctx.read_json(location, JsonReadOptions::default().file_extension(&extension).file_compression_type(compression)).await
@@ -153,13 +161,31 @@ async fn read(ctx: &SessionContext, path: &Path, format: Format, null_value: Opt
     })
 }
 
+/// A scan's null pattern does not reach executors, so values are read as text there and turned into nulls and types by the plan.
+async fn read_with_nulls(
+    ctx: &SessionContext,
+    location: &str,
+    options: CsvReadOptions<'_>,
+    inferred: &DataFrame,
+    null_value: &str,
+) -> datafusion::error::Result<DataFrame> {
+    let fields = inferred.schema().fields();
+    let text = Schema::new(fields.iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect::<Vec<_>>());
+    let raw = ctx.read_csv(location, options.schema(&text)).await?;
+    let typed = fields.iter().map(|f| {
+        let column = col(datafusion::common::Column::new_unqualified(f.name()));
+        cast(nullif(column, lit(null_value)), f.data_type().clone()).alias(f.name())
+    });
+    raw.select(typed.collect::<Vec<_>>())
+}
+
 fn with_lineage(frame: DataFrame, path: &Path, run_id: &str) -> Result<DataFrame> {
     let fail = Error::from_datafusion;
     let columns: Vec<_> = frame.schema().columns().into_iter().map(|c| col(datafusion::common::Column::new_unqualified(c.name))).collect();
     let number = row_number();
     let numbered = frame.select(columns).map_err(fail)?.window(vec![number.alias("source_row_number")]).map_err(fail)?;
     let numbered = numbered
-        .with_column("source_row", cast(col("source_row_number"), arrow::datatypes::DataType::Int64))
+        .with_column("source_row", cast(col("source_row_number"), DataType::Int64))
         .and_then(|f| f.drop_columns(&["source_row_number"]))
         .and_then(|f| f.with_column("source_file", lit(name_of(path))))
         .and_then(|f| f.with_column("ingestion_run_id", lit(run_id)))

@@ -76,9 +76,8 @@ fn order_of(table: &str) -> &'static str {
 async fn gold_tables(session: &Session) -> CliResult<Vec<String>> {
     let mut names = Vec::new();
     for row in rows(session, "SHOW TABLES").await? {
-        // The name is the only column that every form of the listing has.
-        let name = row.iter().find(|(column, _)| column.ends_with("table_name") || column.eq_ignore_ascii_case("tableName"));
-        if let Some((_, Value::String(name))) = name
+        if let Some(Value::String(name)) = row.get("tableName")
+            && row.get("isTemporary") != Some(&Value::Bool(true))
             && ["gold_", "dim_", "fact_"].iter().any(|prefix| name.starts_with(prefix))
         {
             names.push(name.clone());
