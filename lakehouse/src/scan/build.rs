@@ -55,6 +55,9 @@ pub struct NamedFile {
     pub names: Option<FileNames>,
 }
 
+/// A file and its path within its object store.
+type LocatedFile = (ScanFile, object_store::path::Path);
+
 impl ScanRequest<'_> {
     fn full_schema(&self) -> SchemaRef {
         let mut fields: Vec<FieldRef> = self.columns.iter().map(|(_, f)| Arc::clone(f)).collect();
@@ -75,8 +78,7 @@ impl ScanRequest<'_> {
             return Ok(Arc::new(EmptyExec::new(projected)));
         }
         // One scan per object store and set of column names; nearly always there is just one.
-        let mut classes: BTreeMap<(String, Option<FileNames>), Vec<(ScanFile, object_store::path::Path)>> =
-            BTreeMap::new();
+        let mut classes: BTreeMap<(String, Option<FileNames>), Vec<LocatedFile>> = BTreeMap::new();
         for NamedFile { file, names } in files {
             if file.data_file().file_format() != DataFileFormat::Parquet {
                 return Err(external(Error::new(
@@ -105,7 +107,7 @@ impl ScanRequest<'_> {
     fn native_scan(
         &self,
         url: ObjectStoreUrl,
-        files: &[(ScanFile, object_store::path::Path)],
+        files: &[LocatedFile],
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let columns: Vec<(i32, FieldRef)> = self.columns.to_vec();
         self.source(url, files, &columns, self.projection.cloned())
@@ -115,7 +117,7 @@ impl ScanRequest<'_> {
     fn renamed_scan(
         &self,
         url: ObjectStoreUrl,
-        files: &[(ScanFile, object_store::path::Path)],
+        files: &[LocatedFile],
         names: &FileNames,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let present: Vec<(usize, (i32, FieldRef))> = self
@@ -178,7 +180,7 @@ impl ScanRequest<'_> {
     fn source(
         &self,
         url: ObjectStoreUrl,
-        files: &[(ScanFile, object_store::path::Path)],
+        files: &[LocatedFile],
         columns: &[(i32, FieldRef)],
         projection: Option<Vec<usize>>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
@@ -187,8 +189,8 @@ impl ScanRequest<'_> {
         if self.file_column {
             table_schema = table_schema.with_table_partition_cols(vec![file_field()]);
         }
-        let mut options = TableParquetOptions::default();
-        options.global = self.state.config_options().execution.parquet.clone();
+        let global = self.state.config_options().execution.parquet.clone();
+        let options = TableParquetOptions { global, ..TableParquetOptions::default() };
         let mut source = ParquetSource::new(table_schema.build()).with_table_parquet_options(options);
         let runtime = self.state.runtime_env();
         if let Ok(store) = runtime.object_store(&url) {

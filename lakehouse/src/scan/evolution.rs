@@ -101,12 +101,15 @@ fn check_nested(field_type: &Type, footer: &HashMap<i32, String>, path: &str) ->
     Ok(())
 }
 
-static FOOTERS: LazyLock<Mutex<LruCache<String, Arc<HashMap<i32, String>>>>> = LazyLock::new(|| {
+/// Column names by field id.
+type NamesById = Arc<HashMap<i32, String>>;
+
+static FOOTERS: LazyLock<Mutex<LruCache<String, NamesById>>> = LazyLock::new(|| {
     Mutex::new(LruCache::new(NonZeroUsize::new(CACHED_FOOTERS).unwrap_or(NonZeroUsize::MIN)))
 });
 
 /// Names by field id as the file's own schema has them.
-async fn footer_names(store: &Arc<StoreRegistry>, file: &ScanFile) -> Result<Arc<HashMap<i32, String>>> {
+async fn footer_names(store: &Arc<StoreRegistry>, file: &ScanFile) -> Result<NamesById> {
     if let Some(names) = FOOTERS.lock().get(file.path()) {
         return Ok(Arc::clone(names));
     }

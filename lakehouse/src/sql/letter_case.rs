@@ -36,8 +36,12 @@ impl MixedCase {
         for i in 0..tokens.len() {
             let call = matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::LParen));
             let literal = matches!(tokens.get(i + 1).map(|t| &t.token), Some(Token::SingleQuotedString(_)));
-            let cast = i > 0 && matches!(&tokens[i - 1].token, Token::DoubleColon)
-                || i > 0 && matches!(&tokens[i - 1].token, Token::Word(w) if w.keyword == Keyword::AS);
+            let before = i.checked_sub(1).map(|before| &tokens[before].token);
+            let cast = match before {
+                Some(Token::Word(word)) => word.keyword == Keyword::AS,
+                Some(token) => *token == Token::DoubleColon,
+                None => false,
+            };
             let Token::Word(word) = &mut tokens[i].token else { continue };
             if word.quote_style.is_some() || call {
                 continue;

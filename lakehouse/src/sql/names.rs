@@ -158,7 +158,7 @@ fn name_metadata_tables(ctx: &SessionContext, statement: &mut DfStatement) {
     let catalogs = ctx.catalog_names();
     let _done = visit_relations_mut(statement.as_mut(), |name: &mut ObjectName| {
         let levels = name.0.len();
-        if levels < 3 || !name.0.last().is_some_and(|p| MetadataKind::parse(&part_value(p)).is_some()) {
+        if levels < 3 || name.0.last().is_none_or(|p| MetadataKind::parse(&part_value(p)).is_none()) {
             return ControlFlow::<()>::Continue(());
         }
         // `catalog.ns.files` is a table named "files".
