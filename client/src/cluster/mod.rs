@@ -43,6 +43,9 @@ const REPEAT_BACKOFF: Duration = Duration::from_millis(300);
 const REPEAT_BACKOFF_STEPS: u32 = 5;
 /// How often the scheduler is asked, while rows are fetched, whether they still count.
 const VALIDITY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a success that the scheduler told of may take to be noted there, and how often it is asked.
+const NOTED_TIMEOUT: Duration = Duration::from_secs(5);
+const NOTED_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How the driver treats its queries.
 #[derive(Clone, Debug)]
@@ -195,6 +198,8 @@ impl Cluster {
         loop {
             tokio::time::sleep(VALIDITY_INTERVAL).await;
             match self.shared.runs.validate_query(job_id).await {
+                // The scheduler tells of the success before it has noted it.
+                Ok(answer) if !answer.valid && answer.reason() == Validity::NotSuccessful => {}
                 Ok(answer) if !answer.valid => return format!("{} {}", answer.reason().label(), answer.detail),
                 Ok(_) => {}
                 Err(error) => return error.to_string(),
@@ -207,7 +212,13 @@ impl Cluster {
         if *ended == Ended::Forgotten {
             return Ok((Validity::Unknown, String::new()));
         }
-        let answer = self.shared.runs.validate_query(job_id).await?;
+        // The scheduler tells of the success before it has noted it: ask again for a while.
+        let deadline = tokio::time::Instant::now() + NOTED_TIMEOUT;
+        let mut answer = self.shared.runs.validate_query(job_id).await?;
+        while matches!(ended, Ended::Fetched) && !answer.valid && answer.reason() == Validity::NotSuccessful && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(NOTED_INTERVAL).await;
+            answer = self.shared.runs.validate_query(job_id).await?;
+        }
         let reason = answer.reason();
         // `valid` is what counts; a reason from a newer scheduler may be unknown here.
         let validity = if answer.valid { Validity::Ok } else if reason == Validity::Ok { Validity::Unknown } else { reason };
