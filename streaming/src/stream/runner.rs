@@ -25,7 +25,7 @@ use crate::kafka::{GroupCommitter, KafkaMetadata};
 /// Bytes of a record while none has been seen.
 const RECORD_BYTES_GUESS: u64 = 512;
 /// Encoded bytes that all writers of one task may buffer together.
-const WRITE_BUFFER_BYTES: u64 = 128 * 1024 * 1024;
+const WRITE_BUFFER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Outcome of one look for work.
 pub(super) enum Outcome {
