@@ -2,6 +2,8 @@
 
 use async_trait::async_trait;
 use chainalytics_common::Result;
+use chainalytics_lakehouse::dml::WriteMode;
+use datafusion::prelude::{col, lit};
 
 use crate::layers::LAYERS;
 use crate::{Job, JobContext, JobReport, NoArgs, parse, tables_report};
@@ -30,10 +32,16 @@ impl Job for SilverTransformation {
 
     async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
         parse::<NoArgs>(self.name(), args)?;
-        let union = |queries: Vec<String>| queries.join(" UNION ALL ");
         let mut steps: Vec<(&str, String)> = LAYERS.iter().map(|layer| (layer.silver, layer.silver_query())).collect();
-        steps.push(("silver_quarantine", union(LAYERS.iter().map(|layer| layer.quarantine_query()).collect())));
-        steps.push(("silver_duplicates", union(LAYERS.iter().map(|layer| layer.duplicates_query()).collect())));
+        // Source by source, not as one UNION: Ballista 55.0 can lose the task updates of a stage with a UNION and never end it.
+        for layer in LAYERS {
+            for (table, query) in [("silver_quarantine", layer.quarantine_query()), ("silver_duplicates", layer.duplicates_query())] {
+                context.check_cancelled()?;
+                let frame = context.session().dataframe(&query).await?;
+                let mode = WriteMode::OverwriteFilter(col("source_table").eq(lit(layer.bronze)));
+                context.session().write(frame, &context.table(table)?, mode, &format!("{table}:{}", layer.bronze)).await?;
+            }
+        }
         steps.extend(SILVER_DERIVED.iter().map(|(table, query)| (*table, (*query).to_owned())));
         replace_all(&context, &steps).await
     }
