@@ -57,8 +57,8 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        // Test binaries run one after the other, tests of one beside each other; the process id keeps apart leftovers of other runs.
-        let offset = 20_000 + (std::process::id() % 200) as u16 * 100 + NEXT.fetch_add(1, Ordering::Relaxed) * 7;
+        // Test binaries run one after the other, tests of one beside each other; the process id keeps apart leftovers of other runs. All stay below the ports that the system gives out by itself.
+        let offset = 1_000 + (std::process::id() % 170) as u16 * 70 + NEXT.fetch_add(1, Ordering::Relaxed) * 7;
         Self { dir: tempfile::Builder::new().prefix("chainalytics-test-").tempdir().unwrap(), offset }
     }
 

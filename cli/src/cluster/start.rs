@@ -24,16 +24,20 @@ pub enum Outcome {
     AlreadyRunning(ClusterState),
 }
 
+/// The cluster that runs in `data_dir`, all of it. Asked before planning: its ports stand in the configuration already and must not be moved again.
+pub fn running(data_dir: &Path) -> CliResult<Option<ClusterState>> {
+    Ok(Paths::new(data_dir).load()?.filter(ClusterState::is_complete))
+}
+
 /// Starts the cluster of `plan` in `data_dir`, unless it runs. `note` is told what happens.
 pub async fn start(data_dir: &Path, plan: &Plan, timeout: Duration, note: &(dyn Fn(&str) + Sync)) -> CliResult<Outcome> {
     let paths = Paths::new(data_dir);
     let _lock = paths.lock()?;
     if let Some(state) = paths.load()? {
-        let alive = state.alive().count();
-        if alive == state.services.len() && alive > 0 {
+        if state.is_complete() {
             return Ok(Outcome::AlreadyRunning(state));
         }
-        if alive > 0 {
+        if state.alive().next().is_some() {
             let dead: Vec<_> = state.services.iter().filter(|s| !s.process.is_alive()).map(|s| s.name.as_str()).collect();
             return Err(Error::new(
                 ErrorCode::InvalidArgument,

@@ -97,6 +97,11 @@ impl ClusterState {
         self.services.iter().filter(|s| s.process.is_alive())
     }
 
+    /// Whether all that was started still lives.
+    pub fn is_complete(&self) -> bool {
+        !self.services.is_empty() && self.services.iter().all(|s| s.process.is_alive())
+    }
+
     pub fn executors(&self) -> usize {
         self.services.iter().filter(|s| s.role == Role::Executor).count()
     }

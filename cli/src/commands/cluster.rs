@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::cluster::plan::{Plan, PlanOptions};
-use crate::cluster::start::{Outcome, start};
+use crate::cluster::start::{Outcome, running, start};
 use crate::cluster::state::{ClusterState, Paths};
 use crate::cluster::status::{overall, status, to_json, to_table};
 use crate::cluster::stop::{self, stop_all};
@@ -60,6 +60,10 @@ struct StartArgs {
 pub async fn run(context: &Context, args: ClusterArgs) -> CliResult<()> {
     match args.command {
         ClusterCommand::Start(args) => {
+            if let Some(state) = running(context.data_dir())? {
+                context.note("the cluster is already running");
+                return print(context, &state).await.map(|_| ());
+            }
             let options = PlanOptions { executors: args.executors, port_offset: args.port_offset, no_broker: args.no_broker };
             let plan = Plan::new(context, &options)?;
             let note = |text: &str| context.note(text);

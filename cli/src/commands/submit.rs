@@ -106,7 +106,7 @@ async fn execute(context: &Context, request: &RunRequest, mode: Mode) -> CliResu
         Mode::Client => drive::run_here(context, request, sink).await,
         Mode::Cluster => {
             let copy = line.clone();
-            follow::run_on_cluster(context, request, sink, move |text| copy.print(text)).await
+            follow::run_on_cluster(context, request, sink, Some(Box::new(move |text| copy.print(text)))).await
         }
     };
     line.finish();
@@ -127,8 +127,6 @@ pub fn outcome(result: &RunResult) -> CliResult<()> {
         (RunState::Finished, _) => Ok(()),
         (_, Some((code, message))) => {
             let known = ErrorCode::ALL.iter().copied().find(|c| c.as_str() == code.as_str());
-            // A message that came over the wire begins with its code.
-            let message = Error::parse(message).map_or_else(|| message.clone(), |e| e.message().to_owned());
             let error = Error::new(known.unwrap_or(ErrorCode::RunFailed), format!("run {} {}: {message}", result.run_id, result.state.label()));
             // The job's own arguments were wrong: that is the command line again.
             Err(if known == Some(ErrorCode::InvalidArgument) { error.into() } else { CliError::RunFailed(error) })

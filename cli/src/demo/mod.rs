@@ -14,8 +14,8 @@ use chainalytics_client::Session;
 use chainalytics_common::{Error, ErrorCode};
 
 use crate::cluster::plan::{Plan, PlanOptions};
-use crate::cluster::start::{Outcome, start};
-use crate::cluster::state::{ClusterState, Paths};
+use crate::cluster::start::{Outcome, running, start};
+use crate::cluster::state::ClusterState;
 use crate::commands::demo::DemoArgs;
 use crate::context::Context;
 use crate::error::CliResult;
@@ -60,10 +60,7 @@ pub async fn run(context: &Context, args: &DemoArgs) -> CliResult<Report> {
 
 async fn cluster(context: &Context, args: &DemoArgs) -> CliResult<ClusterState> {
     let options = PlanOptions { executors: args.executors, port_offset: args.port_offset, no_broker: false };
-    // The ports of a running cluster stand in the configuration already: they must not be moved once more.
-    if let Some(state) = Paths::new(context.data_dir()).load()?
-        && state.services.iter().all(|service| service.process.is_alive())
-    {
+    if let Some(state) = running(context.data_dir())? {
         context.note("using the cluster that runs already");
         return Ok(state);
     }

@@ -41,14 +41,9 @@ async fn run_job(context: &Context, args: &DemoArgs, bars: &Bars, job: &str, job
     let result = match args.deploy_mode {
         Mode::Client => drive::run_here(context, &request, bar.sink()).await,
         Mode::Cluster => {
-            let log = bars.clone();
-            let verbose = context.verbose();
-            let print = move |text: &str| {
-                if verbose {
-                    log.note(text.trim_end());
-                }
-            };
-            follow::run_on_cluster(context, &request, bar.sink(), print).await
+            let above = bars.clone();
+            let log = context.verbose().then(|| Box::new(move |text: &str| above.note(text.trim_end())) as follow::LogSink);
+            follow::run_on_cluster(context, &request, bar.sink(), log).await
         }
     };
     match &result {

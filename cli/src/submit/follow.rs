@@ -1,24 +1,32 @@
 //! Follows a run whose driver an executor runs: its log and progress, until it ended.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chainalytics_client::{ProgressSink, RunClient};
 use chainalytics_common::{Error, ErrorCode};
 use chainalytics_proto::v1::{DeployMode, Run};
 use futures::StreamExt as _;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::{RunRequest, RunResult};
 use crate::context::Context;
 use crate::error::{CliError, CliResult};
 
-const POLL_INTERVAL: Duration = Duration::from_millis(400);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+const LOG_POLL: Duration = Duration::from_millis(50);
 /// A scheduler may be away this long while its run is followed.
 const OUTAGE_LIMIT: Duration = Duration::from_secs(60);
 /// How long an interrupted run is waited for.
 const KILL_WAIT: Duration = Duration::from_secs(10);
-/// The log of a run that has ended is copied for at most this long.
-const LAST_LOG: Duration = Duration::from_secs(5);
+/// The log of a run that has ended is copied until nothing came for so long (executors ship every half second), ...
+const LOG_QUIET: Duration = Duration::from_millis(800);
+/// ... and for at most this long.
+const LOG_LIMIT: Duration = Duration::from_secs(5);
+
+/// Takes pieces of a driver's log.
+pub type LogSink = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Submits to the cluster; the run as the scheduler took it.
 pub async fn submit(context: &Context, request: &RunRequest) -> CliResult<(RunClient, Run)> {
@@ -28,15 +36,15 @@ pub async fn submit(context: &Context, request: &RunRequest) -> CliResult<(RunCl
     Ok((client, run))
 }
 
-/// Submits and waits until the run has ended. Ctrl-C kills it. `log` takes the driver's log as it grows.
+/// Submits and waits until the run has ended. Ctrl-C kills it. `log`, if wanted, takes the driver's log as it grows.
 pub async fn run_on_cluster(
     context: &Context,
     request: &RunRequest,
     progress: ProgressSink,
-    log: impl Fn(&str) + Send + 'static,
+    log: Option<LogSink>,
 ) -> CliResult<RunResult> {
     let (client, run) = submit(context, request).await?;
-    let logs = tokio::spawn(copy_log(client.clone(), run.run_id.clone(), log));
+    let copier = log.map(|log| LogCopier::start(client.clone(), run.run_id.clone(), log));
     let followed = tokio::select! {
         biased;
         () = crate::signals::interrupted() => Err(CliError::Interrupted),
@@ -45,27 +53,22 @@ pub async fn run_on_cluster(
     let run = match followed {
         Ok(run) => run,
         Err(CliError::Interrupted) => {
-            logs.abort();
             context.note(&format!("killing run {}", run.run_id));
             client.kill(&run.run_id, "interrupted at the command line").await?;
             let _ = tokio::time::timeout(KILL_WAIT, wait(&client, &run.run_id, &progress)).await;
             return Err(CliError::Interrupted);
         }
-        Err(error) => {
-            logs.abort();
-            return Err(error);
-        }
+        Err(error) => return Err(error),
     };
-    let abort = logs.abort_handle();
-    if tokio::time::timeout(LAST_LOG, logs).await.is_err() {
-        abort.abort();
+    if let Some(copier) = copier {
+        copier.finish().await;
     }
     let report = crate::runs::report(context, &run.run_id).await.unwrap_or(Value::Null);
     Ok(RunResult {
         run_id: run.run_id.clone(),
         state: run.state(),
         report,
-        error: run.error.as_ref().map(|e| (e.code.clone(), e.message.clone())),
+        error: run.error.as_ref().map(|e| (e.code.clone(), plain(&e.message))),
     })
 }
 
@@ -87,6 +90,44 @@ async fn wait(client: &RunClient, run_id: &str, progress: &ProgressSink) -> CliR
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// A message that came over the wire begins with its code, which is told beside it anyway.
+fn plain(message: &str) -> String {
+    Error::parse(message).map_or_else(|| message.to_owned(), |error| error.message().to_owned())
+}
+
+/// Copies a driver's log in the background; ends with its owner.
+struct LogCopier {
+    task: tokio::task::JoinHandle<()>,
+    last_piece: Arc<Mutex<Instant>>,
+}
+
+impl LogCopier {
+    fn start(client: RunClient, run_id: String, log: LogSink) -> Self {
+        let last_piece = Arc::new(Mutex::new(Instant::now()));
+        let seen = Arc::clone(&last_piece);
+        let task = tokio::spawn(copy_log(client, run_id, move |text: &str| {
+            *seen.lock() = Instant::now();
+            log(text);
+        }));
+        Self { task, last_piece }
+    }
+
+    /// Waits for the rest of the log of a run that has ended.
+    async fn finish(self) {
+        let ended = Instant::now();
+        let quiet_since = |copier: &Self| (*copier.last_piece.lock()).max(ended);
+        while !self.task.is_finished() && ended.elapsed() < LOG_LIMIT && quiet_since(&self).elapsed() < LOG_QUIET {
+            tokio::time::sleep(LOG_POLL).await;
+        }
+    }
+}
+
+impl Drop for LogCopier {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

@@ -39,10 +39,18 @@ impl RunRequest {
             conf: context.run_conf()?.into_iter().collect::<HashMap<_, _>>(),
             deploy_mode: mode.into(),
             supervise: self.supervise,
-            user: std::env::var("USER").unwrap_or_default(),
+            user: user(),
             priority: 0,
         })
     }
+}
+
+/// Who submits, as far as the environment tells.
+fn user() -> String {
+    ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty())).unwrap_or_else(|| {
+        // Daemons and containers often have neither.
+        format!("uid {}", nix::unistd::geteuid())
+    })
 }
 
 /// How a run ended.
