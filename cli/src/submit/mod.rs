@@ -45,11 +45,12 @@ impl RunRequest {
     }
 }
 
-/// Who submits, as far as the environment tells.
+/// Who submits, as far as the environment tells; daemons and containers often have no name, but the owner of this process is known.
 fn user() -> String {
-    ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty())).unwrap_or_else(|| {
-        // Daemons and containers often have neither.
-        format!("uid {}", nix::unistd::geteuid())
+    let named = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    named.unwrap_or_else(|| {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata("/proc/self").map_or_else(|_| String::new(), |own| format!("uid {}", own.uid()))
     })
 }
 
