@@ -105,7 +105,7 @@ codes! {
     /// Offsets that have not been read yet are gone from Kafka.
     DataLoss = "CA-DATA-LOSS", Some("retention ran past the stream; accept the loss with streaming.fail-on-data-loss=false");
     /// A table with rows has lost the record of how far it was fed.
-    ProgressLost = "CA-PROGRESS-LOST", Some("the table must not be fed again from the start; restore its property chainalytics.kafka.offsets");
+    ProgressLost = "CA-PROGRESS-LOST", Some("the table must not be fed again from the start; restore its property chainalytics.kafka.end-offsets");
     /// The schema registry refused.
     SchemaRegistry = "CA-SCHEMA-REGISTRY", None;
     /// The schema registry cannot be reached.
