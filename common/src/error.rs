@@ -78,6 +78,20 @@ codes! {
     TableNotFound = "CA-TABLE-NOT-FOUND", Some("`SHOW TABLES` lists the tables; the setup jobs create the platform's own");
     /// The table is there already.
     TableExists = "CA-TABLE-EXISTS", Some("use IF NOT EXISTS, or drop the table first");
+    /// The table or struct has no such column.
+    ColumnNotFound = "CA-COLUMN-NOT-FOUND", Some("`DESCRIBE <table>` lists the columns");
+    /// A column or partition field of that name is there already.
+    ColumnExists = "CA-COLUMN-EXISTS", None;
+    /// A change of schema or partitioning that rows written before would not survive.
+    IncompatibleChange = "CA-INCOMPATIBLE-CHANGE", None;
+    /// A branch or tag of that name is there already.
+    RefExists = "CA-REF-EXISTS", Some("use IF NOT EXISTS, or CREATE OR REPLACE");
+    /// No such namespace.
+    NamespaceNotFound = "CA-NAMESPACE-NOT-FOUND", Some("`SHOW NAMESPACES` lists the namespaces");
+    /// The namespace is there already.
+    NamespaceExists = "CA-NAMESPACE-EXISTS", Some("use IF NOT EXISTS");
+    /// The namespace still holds tables or views.
+    NamespaceNotEmpty = "CA-NAMESPACE-NOT-EMPTY", Some("drop its tables first, or use CASCADE");
     /// A table's metadata or files cannot be read as the format demands.
     TableFormat = "CA-TABLE-FORMAT", None;
     /// No such snapshot, branch or tag.
