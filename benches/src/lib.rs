@@ -1,1 +1,20 @@
+//! Benchmarks that drive the release binary as its users do, each beside something else in the same run: single-process DataFusion, DuckDB, Spark.
+//! `benches/README.md` has the commands and what they gave.
 
+pub mod answers;
+pub mod lakehouse;
+pub mod machine;
+pub mod peers;
+pub mod process;
+pub mod results;
+pub mod sampler;
+pub mod streaming;
+pub mod tpch;
+
+/// What a benchmark could not do, for the person who started it.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// Tells the person on stderr how far things are.
+pub fn note(text: &str) {
+    eprintln!("bench: {text}");
+}
