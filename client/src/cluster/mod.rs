@@ -147,7 +147,7 @@ impl Cluster {
 
     /// Tries until a result counts, at most so many times.
     async fn attempts(&self, query: Query, label: &str, statement: &str, state: &SessionState) -> Result<Vec<Spool>> {
-        let settings = self.session_settings(label, state);
+        let mut settings = self.session_settings(label, state);
         let max_attempts = self.shared.settings.max_attempts.max(1);
         let mut attempt = 1;
         loop {
@@ -182,6 +182,14 @@ impl Cluster {
             submitted.clean();
             match retry::judge(&ended, validity, &detail, attempt, max_attempts) {
                 Verdict::Accept => return Ok(spools),
+                Verdict::Fail(error)
+                    if error.code() == ErrorCode::ResourcesExhausted
+                        && matches!(query, Query::LogicalPlan(_))
+                        && retry::without_hash_joins(&mut settings) =>
+                {
+                    tracing::warn!(job_id, label, attempt, %error, "running a query again with joins that spill");
+                    attempt += 1;
+                }
                 Verdict::Fail(error) => return Err(error),
                 Verdict::Repeat(reason) => {
                     tracing::warn!(job_id, label, attempt, reason, "running a query again from its start");

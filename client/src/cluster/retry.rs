@@ -1,5 +1,6 @@
 //! Whether the result of one attempt of a query counts. Pure, so that every case can be tested.
 
+use ballista_core::serde::protobuf::KeyValuePair;
 use chainalytics_common::{Error, ErrorCode};
 use chainalytics_proto::v1::Validity;
 
@@ -54,6 +55,20 @@ pub(crate) fn judge(ended: &Ended, validity: Validity, detail: &str, attempt: u3
             ErrorCode::ExecutorLost,
             format!("the query was tried {attempt} times, and each time an executor was lost; the last time {reason}"),
         ))
+    }
+}
+
+const PREFER_HASH_JOIN: &str = "datafusion.optimizer.prefer_hash_join";
+
+/// Hash joins keep a whole side in memory, sort-merge joins spill: settings for a second try of a query that ran out of memory. False if these
+/// settings had them already.
+pub(crate) fn without_hash_joins(settings: &mut [KeyValuePair]) -> bool {
+    match settings.iter_mut().find(|pair| pair.key == PREFER_HASH_JOIN) {
+        Some(pair) if pair.value.as_deref() == Some("true") => {
+            pair.value = Some("false".to_owned());
+            true
+        }
+        _ => false,
     }
 }
 
@@ -114,6 +129,15 @@ mod tests {
         let Verdict::Fail(error) = judge(&Ended::Fetched, Validity::ExecutorLost, "e1", MAX, MAX) else { panic!("must give up") };
         assert_eq!(error.code(), ErrorCode::ExecutorLost);
         assert!(error.to_string().contains("3 times"), "{error}");
+    }
+
+    #[test]
+    fn hash_joins_are_given_up_once() {
+        let mut settings = vec![KeyValuePair { key: PREFER_HASH_JOIN.to_owned(), value: Some("true".to_owned()) }];
+        assert!(without_hash_joins(&mut settings));
+        assert_eq!(settings[0].value.as_deref(), Some("false"));
+        assert!(!without_hash_joins(&mut settings));
+        assert!(!without_hash_joins(&mut []));
     }
 
     #[test]
