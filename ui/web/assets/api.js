@@ -11,13 +11,19 @@ export class ApiError extends Error {
 
 const TIMEOUT_MS = 15000;
 
-export async function get(path, params, signal) {
+export function get(path, params, signal) {
   const query = new URLSearchParams(Object.entries(params || {}).filter(([, value]) => value !== undefined && value !== null && value !== ""));
-  const url = `/api/v1/${path}${query.size ? `?${query}` : ""}`;
+  return ask("GET", `/api/v1/${path}${query.size ? `?${query}` : ""}`, signal);
+}
+
+/// Changes something; the server refuses it when another site's page asks.
+export const post = (path) => ask("POST", `/api/v1/${path}`);
+
+async function ask(method, url, signal) {
   const timeout = AbortSignal.timeout(TIMEOUT_MS);
   let response;
   try {
-    response = await fetch(url, { headers: { accept: "application/json" }, cache: "no-store", signal: signal ? AbortSignal.any([signal, timeout]) : timeout });
+    response = await fetch(url, { method, headers: { accept: "application/json" }, cache: "no-store", signal: signal ? AbortSignal.any([signal, timeout]) : timeout });
   } catch (error) {
     if (signal && signal.aborted) throw error;
     throw new ApiError(0, { code: "UNREACHABLE", message: "The server does not answer.", remedy: "Is it running? This page tries again by itself." });

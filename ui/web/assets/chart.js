@@ -7,14 +7,15 @@ const HEIGHT = 150;
 const PAD = { top: 12, right: 12, bottom: 22, left: 66 };
 
 // A round number at or above the largest value; for sizes, round in powers of 1024.
-const nice = (max, binary) => {
-  if (max <= 0) return binary ? 1 << 30 : 1;
-  if (binary) {
-    const unit = 1024 ** Math.floor(Math.log2(max) / 10);
-    return nice(max / unit) * unit;
+const nice = (max, kind) => {
+  if (max <= 0) return { binary: 1 << 30, whole: 2 }[kind] || 1;
+  if (kind === "binary") {
+    const power = 2 ** Math.floor(Math.log2(max));
+    return [1, 1.5, 2].map((step) => step * power).find((candidate) => candidate >= max) || max;
   }
   const power = 10 ** Math.floor(Math.log10(max));
-  return [1, 2, 2.5, 5, 10].map((step) => step * power).find((candidate) => candidate >= max) || max;
+  // Half of a whole number's top must be whole, too.
+  return (kind === "whole" && power === 1 ? [2, 4, 6, 8, 10] : [1, 2, 2.5, 5, 10]).map((step) => step * power).find((candidate) => candidate >= max) || max;
 };
 
 function frame(width, top, format, from, to) {
@@ -31,16 +32,16 @@ function frame(width, top, format, from, to) {
   return { inner, y, nodes: [grid.flat(), labels] };
 }
 
-/// series: [{name, class, value(point)}], points: [{at, ...}]; limit: an optional reference line.
-export function lineChart({ title, series, format, limitOf, binary }) {
+/// series: [{name, class, value(point)}], points: [{at, ...}]; limitOf: an optional reference line; kind: "binary" (sizes), "whole" (counts) or nothing.
+export function lineChart({ title, series, format, limitOf, kind, fewer }) {
   const holder = h("div", { class: "chart", role: "img", "aria-label": title, own: title });
   let points = [];
   let width = 0;
   const draw = () => {
     if (!width) return;
-    if (points.length < 2) return render(holder, h("p", { class: "chart-empty dim" }, "Collecting…"));
+    if (points.length < 2) return render(holder, h("p", { class: "chart-empty dim" }, fewer || "Collecting…"));
     const limit = limitOf ? limitOf(points[points.length - 1]) : 0;
-    const top = nice(Math.max(limit || 0, ...points.flatMap((point) => series.map((line) => line.value(point) || 0))), binary);
+    const top = nice(Math.max(limit || 0, ...points.flatMap((point) => series.map((line) => line.value(point) || 0))), kind);
     const [from, to] = [points[0].at, points[points.length - 1].at];
     const { inner, y, nodes } = frame(width, top, format, from, to);
     const x = (at) => PAD.left + inner.width * ((at - from) / Math.max(1, to - from));
@@ -67,14 +68,15 @@ export function lineChart({ title, series, format, limitOf, binary }) {
   return { node: holder, draw: (next) => { points = next; draw(); } };
 }
 
-/// Stacked bars, one per item. series: [{name, class, value(item)}].
-export function barChart({ title, series, format, label }) {
+/// Stacked bars, one per item. series: [{name, class, value(item)}], or a function of the items that answers it.
+export function barChart({ title, series: given, format, label }) {
   const holder = h("div", { class: "chart", role: "img", "aria-label": title, own: title });
   let items = [];
   let width = 0;
   const draw = () => {
     if (!width || !items.length) return;
     const shown = items.slice(-Math.max(10, Math.floor((width - PAD.left - PAD.right) / 5)));
+    const series = typeof given === "function" ? given(items) : given;
     const sum = (item) => series.reduce((total, part) => total + (part.value(item) || 0), 0);
     const top = nice(Math.max(...shown.map(sum)));
     const { inner, y, nodes } = frame(width, top, format, shown[0].at, shown[shown.length - 1].at);

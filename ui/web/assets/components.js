@@ -1,7 +1,7 @@
 // Small pieces that every page uses.
 
 import { h, render } from "./dom.js";
-import { NONE, ago, fullTime, ms, percent, serverNow, time } from "./format.js";
+import { NONE, ago, count, fullTime, ms, percent, serverNow, time } from "./format.js";
 
 const TONES = {
   running: "info", ready: "info", queued: "wait", submitted: "wait", waiting: "wait",
@@ -17,7 +17,7 @@ export function badge(state, text) {
 
 export function validity(query) {
   if (!query.validity || query.validity === "unknown" || query.validity === "not_successful") return h("span", { class: "dim" }, NONE);
-  const text = { valid: "counts", executor_lost: "executor lost", stage_retried: "stage retried" }[query.validity];
+  const text = { valid: "valid", executor_lost: "executor lost", stage_retried: "stage retried" }[query.validity];
   return h("span", { title: query.validity_reason || null }, badge(query.validity, text));
 }
 
@@ -53,7 +53,7 @@ export function runProgress(run) {
   const progress = run.progress;
   if (run.state === "finished") return bar(1, 1, "done", "good");
   if (!progress) return run.state === "running" ? h("div", { class: "bar busy", role: "progressbar", "aria-label": "running" }, h("span")) : h("span", { class: "dim" }, NONE);
-  const label = progress.total ? `${progress.phase}: ${progress.done} of ${progress.total}` : progress.phase;
+  const label = progress.total ? `${progress.phase}: ${count(progress.done)} of ${count(progress.total)}` : progress.phase;
   const live = run.state === "running";
   return h("div", { class: "progress" },
     progress.total ? bar(progress.done, progress.total, label, live ? "" : "still") : live ? h("div", { class: "bar busy", role: "progressbar", "aria-label": label }, h("span")) : null,
@@ -152,6 +152,29 @@ export function copyable(text, label) {
     const done = () => { button.classList.add("done"); setTimeout(() => button.classList.remove("done"), 1200); };
     if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, () => {});
   } } }, "copy");
+}
+
+/// A button that asks before it acts. `act` answers a promise; its error is shown where the question was.
+export function confirmed({ label, question, text, act, done }) {
+  return h("button", { type: "button", class: "danger", on: { click: () => {
+    const trouble = h("div");
+    const no = h("button", { type: "button", class: "ghost", on: { click: () => dialog.close() } }, "Leave it");
+    const yes = h("button", { type: "button", class: "danger solid", on: { click: async () => {
+      yes.disabled = true;
+      try {
+        await act();
+        dialog.close();
+        done();
+      } catch (error) {
+        render(trouble, errorBox(error));
+        yes.disabled = false;
+      }
+    } } }, label);
+    const dialog = h("dialog", { class: "ask", "aria-label": question, on: { close: () => dialog.remove() } }, h("h2", null, question), h("p", null, text), trouble, h("div", { class: "buttons" }, no, yes));
+    document.body.append(dialog);
+    dialog.showModal();
+    no.focus();
+  } } }, label);
 }
 
 export function disclosure(title, build, open) {

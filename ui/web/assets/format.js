@@ -17,7 +17,7 @@ export function compact(value) {
   for (const [scale, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e4, "k"]]) {
     if (Math.abs(value) >= scale) {
       const scaled = value / (unit === "k" ? 1e3 : scale);
-      return `${scaled.toFixed(scaled >= 100 ? 0 : scaled >= 10 ? 1 : 2)} ${unit}`;
+      return `${Number(scaled.toFixed(scaled >= 100 ? 0 : scaled >= 10 ? 1 : 2))} ${unit}`;
     }
   }
   return grouped.format(value);

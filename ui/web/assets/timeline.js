@@ -12,6 +12,7 @@ export function timeline() {
   const area = h("div", { class: "gantt", role: "img", "aria-label": "Tasks over time, by executor" });
   const node = h("div", { class: "gantt-frame", own: "timeline" }, area, note);
   let query = null;
+  let nameOf = shortId;
   let width = 0;
 
   const bands = () => {
@@ -30,7 +31,7 @@ export function timeline() {
       lane.end = end;
       lane.tasks.push({ ...task, end });
     }
-    return { byExecutor: [...byExecutor].sort(([a], [b]) => (a < b ? -1 : 1)), hidden: tasks.length - shown.length, shown };
+    return { byExecutor: [...byExecutor].sort(([a], [b]) => nameOf(a).localeCompare(nameOf(b), undefined, { numeric: true })), hidden: tasks.length - shown.length, shown };
   };
 
   const draw = () => {
@@ -46,7 +47,7 @@ export function timeline() {
       y += lanes.length * LANE + 8;
       return s("g", null,
         s("title", null, name),
-        s("text", { class: "tick", x: LABEL - 8, y: top + Math.min(lanes.length * LANE, LANE * 2) / 2 + 4, "text-anchor": "end" }, shortId(name)),
+        s("text", { class: "tick", x: LABEL - 8, y: top + Math.min(lanes.length * LANE, LANE * 2) / 2 + 4, "text-anchor": "end" }, nameOf(name)),
         s("rect", { class: "band", x: LABEL, y: top - 2, width: width - LABEL - 10, height: lanes.length * LANE + 4, rx: 4 }),
         lanes.flatMap((lane, index) => lane.tasks.map((task) => bar(task, top + index * LANE, x))));
     });
@@ -57,9 +58,9 @@ export function timeline() {
 
   const bar = (task, top, x) => s("rect", {
     class: `task s${task.stage % 8} ${task.state}`, x: x(task.started_at_ms), y: top + 1, width: Math.max(2, x(task.end) - x(task.started_at_ms) - 0.5), height: LANE - 2, rx: 3,
-    on: { pointerenter: () => { note.textContent = `Stage ${task.stage}, task ${task.task_id} (${task.state}): ${ms(task.end - task.started_at_ms)}, ${count(task.input_rows)} rows in, ${count(task.output_rows)} out${task.executor_id ? `, on ${task.executor_id}` : ""}${task.error ? `; ${task.error}` : ""}`; } },
+    on: { pointerenter: () => { note.textContent = `Stage ${task.stage}, task ${task.task_id} (${task.state}): ${ms(task.end - task.started_at_ms)}, ${count(task.input_rows)} rows in, ${count(task.output_rows)} out${task.executor_id ? `, on ${nameOf(task.executor_id)}` : ""}${task.error ? `; ${task.error}` : ""}`; } },
   });
 
   onWidth(area, (now) => { width = now; draw(); });
-  return { node, draw: (next) => { query = next; draw(); } };
+  return { node, draw: (next, names) => { query = next; nameOf = names || shortId; draw(); } };
 }

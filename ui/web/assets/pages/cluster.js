@@ -7,7 +7,9 @@ import { h, render } from "../dom.js";
 import { runDuration } from "./runs.js";
 import { bytes, count, shortId, time } from "../format.js";
 
-const POINTS_MAX = 600;
+const POINTS_MAX = 1200;
+
+const pointOf = (sample) => ({ at: sample.at_ms, tasks: sample.tasks_running, cores: sample.cores.total, used: sample.memory.used_bytes, rss: sample.memory.rss_bytes, limit: sample.memory.limit_bytes });
 
 export function clusterPage({ root, shared, signal, title }) {
   title("Cluster");
@@ -20,7 +22,7 @@ export function clusterPage({ root, shared, signal, title }) {
     sortBy: 0,
     columns: [
       { title: "Executor", sort: (e) => e.name || e.id, cell: (e) => h("div", { class: "two" }, h("strong", null, e.name || shortId(e.id)), h("code", { title: e.id }, shortId(e.id))) },
-      { title: "State", sort: (e) => e.state, cell: (e) => h("span", { title: e.reason || null }, badge(e.state)) },
+      { title: "State", sort: (e) => e.state, cell: (e) => h("div", { class: "two" }, h("span", null, badge(e.state)), e.reason ? h("small", { class: "dim reason", title: e.reason }, e.reason) : null) },
       { title: "Host", sort: (e) => e.host, cell: (e) => h("div", { class: "two" }, h("span", null, e.host), h("small", { class: "dim" }, `pid ${e.pid || "–"}, gRPC ${e.grpc_port}, Flight ${e.flight_port}`)) },
       { title: "Tasks / cores", num: true, sort: (e) => e.tasks_running, cell: (e) => h("div", { class: "meter" }, h("span", null, `${e.tasks_running} / ${e.cores}`), bar(e.tasks_running, e.cores, `${e.tasks_running} of ${e.cores} cores busy`)) },
       { title: "Memory pool", num: true, sort: (e) => e.memory_used_bytes, cell: (e) => h("div", { class: "meter", title: `resident ${bytes(e.memory_rss_bytes)}` }, h("span", null, `${bytes(e.memory_used_bytes)} / ${bytes(e.memory_limit_bytes)}`), bar(e.memory_used_bytes, e.memory_limit_bytes, "memory pool in use")) },
@@ -63,7 +65,11 @@ export function clusterPage({ root, shared, signal, title }) {
           recent(runs));
         return 15000;
       }
-      shared.history.push({ at: info.now_ms || Date.now(), tasks: info.tasks_running, cores: info.cores.total, used: info.memory.used_bytes, rss: info.memory.rss_bytes, limit: info.memory.limit_bytes });
+      if (!shared.history.length) {
+        const samples = await get("cluster/samples", {}, signal).catch(() => ({ items: [] }));
+        shared.history.push(...samples.items.map(pointOf).filter((point) => point.at < info.now_ms));
+      }
+      shared.history.push(pointOf({ ...info, at_ms: info.now_ms || Date.now() }));
       if (shared.history.length > POINTS_MAX) shared.history.splice(0, shared.history.length - POINTS_MAX);
       const { alive, draining, lost } = info.executors;
       render(root,

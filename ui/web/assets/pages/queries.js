@@ -4,11 +4,14 @@ import { h } from "../dom.js";
 import { NONE, count, shortId } from "../format.js";
 import { listPage } from "./list.js";
 
+/// A query's label begins with the name of its run, which a page of that run need not repeat.
+export const within = (label, run) => (run && run.name && label.startsWith(`${run.name}: `) ? label.slice(run.name.length + 2) : label);
+
 export const queryHref = (query) => `#/queries/${segment(query.job_id)}`;
 
 /// Also used by the page of one run.
 export const queryColumns = [
-  { title: "Query", wide: true, cell: (query) => h("div", { class: "two" }, link(queryHref(query), query.label || shortId(query.job_id), query.label || null), h("code", { title: query.job_id }, query.job_id)) },
+  { title: "Query", wide: true, cell: (query) => h("div", { class: "two" }, link(queryHref(query), query.title || query.label || shortId(query.job_id), query.label || null), h("code", { title: query.job_id }, query.job_id)) },
   { title: "State", cell: (query) => h("span", { title: query.error || null }, badge(query.state), query.attempt > 1 ? h("small", { class: "dim" }, ` attempt ${query.attempt}`) : null) },
   { title: "Result", cell: validity },
   { title: "Stages", num: true, cell: (query) => h("div", { class: "meter" }, h("span", null, `${query.stages_done} / ${query.stages_total}`), bar(query.stages_done, query.stages_total, "stages done", query.state === "succeeded" ? "good" : "")) },

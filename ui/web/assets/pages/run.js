@@ -1,28 +1,20 @@
 // One run: what it does or why it failed, its queries, its micro-batches, its driver's log.
 
-import { get, segment } from "../api.js";
-import { barChart, legend } from "../chart.js";
-import { badge, copyable, crumbs, disclosure, empty, errorBox, facts, keyValues, link, runProgress, section, table, when } from "../components.js";
+import { get, post, segment } from "../api.js";
+import { badge, confirmed, copyable, crumbs, disclosure, empty, errorBox, facts, keyValues, link, runProgress, section, table, when } from "../components.js";
 import { h, render } from "../dom.js";
-import { compact, count, ms, percent, time } from "../format.js";
+import { count, percent, shortId } from "../format.js";
 import { logTail } from "./log_tail.js";
-import { queryColumns, queryHref } from "./queries.js";
+import { queryColumns, queryHref, within } from "./queries.js";
 import { runDuration } from "./runs.js";
+import { streamingPanel } from "./streaming.js";
 
 const QUERIES_SHOWN = 100;
+const OVER = ["finished", "failed", "killed", "lost", "incomplete"];
 
-export function runPage({ root, args: [runId], shared, signal, title }) {
+export function runPage({ root, args: [runId], shared, signal, title, reload }) {
   const log = logTail(runId, signal);
-  const series = [
-    { name: "written", class: "c1", value: (batch) => batch.written_rows },
-    { name: "dead letters", class: "c4", value: (batch) => batch.dead_letter_rows },
-  ];
-  const chart = barChart({
-    title: "Rows per micro-batch",
-    series,
-    format: compact,
-    label: (batch) => `${batch.query} batch ${batch.batch} at ${time(batch.ended_at_ms)}: ${count(batch.input_rows)} in, ${count(batch.written_rows)} written, ${count(batch.dead_letter_rows)} dead letters, ${ms(batch.duration_ms)}`,
-  });
+  const stream = streamingPanel();
   const folds = h("div", { own: "folds", class: "stack" });
   let folded = "";
   let page = 0;
@@ -31,7 +23,7 @@ export function runPage({ root, args: [runId], shared, signal, title }) {
     const all = [...run.queries].reverse();
     const shown = all.slice(page * QUERIES_SHOWN, (page + 1) * QUERIES_SHOWN);
     return section("Queries", h("span", { class: "dim" }, run.queries_total > all.length ? `the last ${count(all.length)} of ${count(run.queries_total)}` : count(all.length)),
-      all.length ? table({ caption: "Queries of the run", rows: shown, key: (query) => query.job_id, columns: queryColumns, onRow: (query) => { location.hash = queryHref(query); } })
+      all.length ? table({ caption: "Queries of the run", rows: shown.map((query) => ({ ...query, title: within(query.label, run) })), key: (query) => query.job_id, columns: queryColumns, onRow: (query) => { location.hash = queryHref(query); } })
         : empty("This run has issued no query.", run.state === "running" ? "It may still be planning." : null),
       all.length > QUERIES_SHOWN ? h("nav", { class: "pager", "aria-label": "Pages of queries" },
         h("button", { type: "button", disabled: page === 0, on: { click: () => { page -= 1; redraw(); } } }, "← Newer"),
@@ -39,23 +31,16 @@ export function runPage({ root, args: [runId], shared, signal, title }) {
         h("button", { type: "button", disabled: (page + 1) * QUERIES_SHOWN >= all.length, on: { click: () => { page += 1; redraw(); } } }, "Older →")) : null);
   };
 
-  const streaming = (run) => {
-    const last = run.streaming[run.streaming.length - 1];
-    const span = run.streaming.length > 1 ? (last.ended_at_ms - run.streaming[0].ended_at_ms) / 1000 : 0;
-    const rows = run.streaming.slice(1).reduce((sum, batch) => sum + batch.input_rows, 0);
-    return section("Micro-batches", legend(series), chart.node, facts([
-      ["Last batch", `${last.query} #${last.batch}, ${ms(last.duration_ms)}`],
-      ["Rate", span > 0 ? `${compact(Math.round(rows / span))} rows/s` : "–"],
-      ["Waiting in the source", last.lag_rows === null || last.lag_rows === undefined ? "–" : `${count(last.lag_rows)} rows`],
-      ["Dead letters shown", count(run.streaming.reduce((sum, batch) => sum + batch.dead_letter_rows, 0))],
-    ]));
-  };
-
   const header = (run) => {
     const cut = run.state === "incomplete";
     const progress = run.progress;
     return h("section", { class: "panel head" },
-      h("div", { class: "headline" }, h("h1", null, run.name || run.job), badge(run.state), run.kill_requested && !run.ended_at_ms ? badge("killed", "kill requested") : null),
+      h("div", { class: "headline" }, h("h1", null, run.name || run.job), badge(run.state), run.kill_requested && !run.ended_at_ms ? badge("killed", "kill requested") : null,
+        shared.cluster.mode === "live" && !OVER.includes(run.state) && !run.kill_requested ? h("div", { class: "actions" }, confirmed({
+          label: "Kill run", question: `Kill ${run.name || run.job}?`,
+          text: "Its queries are cancelled and its driver is asked to end. What it has committed stays; nothing unfinished becomes visible.",
+          act: () => post(`runs/${segment(runId)}/kill`), done: reload,
+        })) : null),
       h("p", { class: "id" }, h("code", null, run.run_id), copyable(run.run_id, "run id")),
       run.state === "running" || (progress && !["finished"].includes(run.state)) ? h("div", { class: "bigprogress" }, runProgress(run),
         progress && progress.total ? h("strong", null, `${Math.floor(percent(progress.done, progress.total))} %`) : null) : null,
@@ -63,7 +48,7 @@ export function runPage({ root, args: [runId], shared, signal, title }) {
         ["Job", run.job],
         ["Arguments", run.args.length ? h("code", null, run.args.join(" ")) : "–"],
         ["User", run.user || "–"],
-        ["Driver", `${run.deploy_mode}${run.driver_location ? ` on ${run.driver_location}` : ""}`],
+        ["Driver", `${run.deploy_mode}${run.driver_location ? ` on ${shortId(run.driver_location)}` : ""}`],
         ["Attempt", run.attempt || "–"],
         ["Submitted", when(run.submitted_at_ms)],
         ["Started", when(run.started_at_ms)],
@@ -94,17 +79,15 @@ export function runPage({ root, args: [runId], shared, signal, title }) {
           crumbs(["Runs", "#/runs"], [run.name || run.job]),
           header(run),
           run.error ? errorBox(run.error) : null,
-          run.streaming.length ? streaming(run) : null,
+          run.streaming.length ? stream.node(run.streaming, draw) : null,
           queries(run, draw),
           folds,
           log.node);
-        if (run.streaming.length) chart.draw(run.streaming.map((batch) => ({ at: batch.ended_at_ms, ...batch })));
         details(run);
       };
       draw();
       log.poll();
-      const over = ["finished", "failed", "killed", "lost"].includes(run.state);
-      return shared.cluster.mode === "history" ? 15000 : over ? 10000 : 1500;
+      return shared.cluster.mode === "history" ? 15000 : OVER.includes(run.state) ? 10000 : 1500;
     },
   };
 }
