@@ -12,16 +12,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::err;
-use crate::scan::IcebergTableProvider;
+use crate::scan::read::ReadSpec;
+use crate::scan::{IcebergReadExec, IcebergTableProvider};
 use crate::store::StoreRegistry;
 use crate::write::{IcebergWriteExec, IcebergWriteNode, WriteSpec};
 
 const PHYSICAL_WRITE: &[u8] = b"lakehouse:1:pw:";
+const PHYSICAL_READ: &[u8] = b"lakehouse:1:pr:";
 const LOGICAL_WRITE: &[u8] = b"lakehouse:1:lw:";
 const TABLE: &[u8] = b"lakehouse:1:tp:";
 
 /// Bytes of a physical node of ours, without its inputs.
 pub fn try_encode_physical(plan: &Arc<dyn ExecutionPlan>) -> Option<Result<Vec<u8>>> {
+    if let Some(read) = plan.downcast_ref::<IcebergReadExec>() {
+        return Some(encode(PHYSICAL_READ, read.spec()));
+    }
     let write = plan.downcast_ref::<IcebergWriteExec>()?;
     Some(encode(PHYSICAL_WRITE, write.spec()))
 }
@@ -32,6 +37,12 @@ pub fn try_decode_physical(
     inputs: &[Arc<dyn ExecutionPlan>],
     store: &Arc<StoreRegistry>,
 ) -> Option<Result<Arc<dyn ExecutionPlan>>> {
+    if let Some(body) = bytes.strip_prefix(PHYSICAL_READ) {
+        return Some(decode::<ReadSpec>(body).and_then(|spec| match inputs {
+            [input] => Ok(Arc::new(IcebergReadExec::try_new(Arc::clone(input), Arc::new(spec), Arc::clone(store))?) as _),
+            _ => Err(err::internal("IcebergReadExec has exactly one input")),
+        }));
+    }
     let body = bytes.strip_prefix(PHYSICAL_WRITE)?;
     Some(decode::<WriteSpec>(body).and_then(|spec| match inputs {
         [input] => Ok(Arc::new(IcebergWriteExec::new(Arc::clone(input), spec, Arc::clone(store))) as _),

@@ -213,7 +213,7 @@ fn scan(
     only: BTreeSet<String>,
     file_column: bool,
 ) -> Result<LogicalPlanBuilder> {
-    let options = ScanOptions { file_column, only_files: Some(Arc::new(only)) };
+    let options = ScanOptions { file_column, position_column: false, only_files: Some(Arc::new(only)) };
     let provider = IcebergTableProvider::with_options(table, &SnapshotSelector::Current, options)?;
     let name = alias.cloned().unwrap_or_else(|| TableReference::bare(table.ident().name()));
     let provider: Arc<dyn TableProvider> = Arc::new(provider);

@@ -36,6 +36,9 @@ const FILES_WITH_STATISTICS: usize = 2_000;
 /// Name of the metadata column that holds the path of the data file a row came from.
 pub const FILE_COLUMN: &str = "_file";
 
+/// Name of the metadata column that holds a row's position in its data file.
+pub const POSITION_COLUMN: &str = "_pos";
+
 /// What to scan and how.
 pub struct ScanRequest<'a> {
     pub state: &'a dyn Session,
@@ -44,6 +47,8 @@ pub struct ScanRequest<'a> {
     pub columns: &'a [(i32, FieldRef)],
     /// Whether `_file` follows the columns.
     pub file_column: bool,
+    /// Whether `_pos` follows those. Only scans of no file may ask for it here.
+    pub position_column: bool,
     /// Indices into the columns (and `_file`).
     pub projection: Option<&'a Vec<usize>>,
     pub limit: Option<usize>,
@@ -63,6 +68,9 @@ impl ScanRequest<'_> {
         let mut fields: Vec<FieldRef> = self.columns.iter().map(|(_, f)| Arc::clone(f)).collect();
         if self.file_column {
             fields.push(file_field());
+        }
+        if self.position_column {
+            fields.push(position_field());
         }
         Arc::new(Schema::new(fields))
     }
@@ -250,6 +258,10 @@ impl ScanRequest<'_> {
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
+}
+
+pub(super) fn position_field() -> FieldRef {
+    Arc::new(Field::new(POSITION_COLUMN, DataType::Int64, false))
 }
 
 pub(super) fn file_field() -> FieldRef {

@@ -2,7 +2,7 @@
 //! field id (rename, or drop and add again). Tables where one did have their files' footers consulted, and
 //! each file is read under the names that its columns had when it was written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use iceberg::spec::{NestedFieldRef, Schema, TableMetadata, Type};
+use iceberg::spec::{NameMapping, Schema, TableMetadata, Type};
 use lru::LruCache;
 use parking_lot::Mutex;
 use object_store::ObjectStoreExt;
@@ -51,26 +51,52 @@ pub fn names_are_stable(metadata: &TableMetadata) -> bool {
     true
 }
 
-/// A column with a default for files that lack it, which filling with NULL would get wrong.
-pub fn column_with_default(schema: &Schema) -> Option<&NestedFieldRef> {
-    schema.as_struct().fields().iter().find(|f| f.initial_default.is_some())
+/// Whether the schema has a column with a default for files that lack it.
+pub fn has_defaults(schema: &Schema) -> bool {
+    schema.as_struct().fields().iter().any(|f| f.initial_default.is_some())
+}
+
+/// Table property: names for the columns of files without field ids. Iceberg spec, "Column Projection" and Appendix C.
+const NAME_MAPPING: &str = "schema.name-mapping.default";
+
+/// The table's name mapping, if it says more than that columns have the names of the schema.
+pub fn name_mapping(metadata: &TableMetadata) -> Result<Option<NameMapping>> {
+    let Some(text) = metadata.properties().get(NAME_MAPPING) else { return Ok(None) };
+    let mapping: NameMapping = serde_json::from_str(text)
+        .map_err(|e| Error::new(ErrorCode::TableFormat, format!("property {NAME_MAPPING} does not parse: {e}")))?;
+    let schema = metadata.current_schema();
+    let plain = mapping.fields().iter().all(|field| {
+        let name = field.field_id().and_then(|id| schema.field_by_id(id)).map(|f| f.name.as_str());
+        field.names().iter().all(|n| Some(n.as_str()) == name)
+    });
+    Ok((!plain).then_some(mapping))
 }
 
 /// The names under which `file` holds the columns of `schema`.
-pub async fn names_in_file(store: &Arc<StoreRegistry>, schema: &Schema, file: &ScanFile) -> Result<FileNames> {
-    let footer = footer_names(store, file).await?;
-    if footer.is_empty() {
-        // Files without field ids were imported; the name mapping that came with them gives today's names.
-        return Ok(schema.as_struct().fields().iter().map(|f| Some(f.name.clone())).collect());
+pub async fn names_in_file(
+    store: &Arc<StoreRegistry>,
+    schema: &Schema,
+    mapping: Option<&NameMapping>,
+    file: &ScanFile,
+) -> Result<FileNames> {
+    let footer = footer_names(store, file.path(), file.data_file().file_size_in_bytes()).await?;
+    let fields = schema.as_struct().fields().iter();
+    if footer.by_id.is_empty() {
+        // Files without field ids were imported.
+        let in_file = |name: &String| footer.top.contains(name).then(|| name.clone());
+        return Ok(fields
+            .map(|f| match mapping.and_then(|m| m.fields().iter().find(|mapped| mapped.field_id() == Some(f.id))) {
+                Some(mapped) => mapped.names().iter().find_map(in_file),
+                None if mapping.is_some() => None,
+                None => in_file(&f.name),
+            })
+            .collect());
     }
-    schema
-        .as_struct()
-        .fields()
-        .iter()
+    fields
         .map(|field| {
-            let name = footer.get(&field.id).cloned();
+            let name = footer.by_id.get(&field.id).cloned();
             if name.is_some() {
-                check_nested(&field.field_type, &footer, file.path())?;
+                check_nested(&field.field_type, &footer.by_id, file.path())?;
             }
             Ok(name)
         })
@@ -101,27 +127,42 @@ fn check_nested(field_type: &Type, footer: &HashMap<i32, String>, path: &str) ->
     Ok(())
 }
 
-/// Column names by field id.
-type NamesById = Arc<HashMap<i32, String>>;
+/// The names that a file's own schema has.
+#[derive(Debug, Default)]
+pub struct FooterNames {
+    by_id: HashMap<i32, String>,
+    /// Of its top-level columns.
+    top: HashSet<String>,
+}
 
-static FOOTERS: LazyLock<Mutex<LruCache<String, NamesById>>> = LazyLock::new(|| {
+impl FooterNames {
+    /// Name of the column with this field id.
+    pub fn get(&self, id: i32) -> Option<&str> {
+        self.by_id.get(&id).map(String::as_str)
+    }
+}
+
+static FOOTERS: LazyLock<Mutex<LruCache<String, Arc<FooterNames>>>> = LazyLock::new(|| {
     Mutex::new(LruCache::new(NonZeroUsize::new(CACHED_FOOTERS).unwrap_or(NonZeroUsize::MIN)))
 });
 
-/// Names by field id as the file's own schema has them.
-async fn footer_names(store: &Arc<StoreRegistry>, file: &ScanFile) -> Result<NamesById> {
-    if let Some(names) = FOOTERS.lock().get(file.path()) {
+/// Names as the schema of the file at `path` has them. `size` in bytes.
+pub async fn footer_names(store: &Arc<StoreRegistry>, path: &str, size: u64) -> Result<Arc<FooterNames>> {
+    if let Some(names) = FOOTERS.lock().get(path) {
         return Ok(Arc::clone(names));
     }
-    let location = store.resolve(file.path())?;
-    let size = file.data_file().file_size_in_bytes();
+    let location = store.resolve(path)?;
     let metadata = ParquetMetaDataReader::new().load_and_finish(FooterReader(location), size).await.map_err(|e| {
-        Error::new(ErrorCode::StorageRead, format!("cannot read the footer of data file {}: {e}", file.path()))
+        Error::new(ErrorCode::StorageRead, format!("cannot read the footer of data file {path}: {e}"))
     })?;
-    let mut names = HashMap::new();
-    collect_names(metadata.file_metadata().schema_descr().root_schema(), &mut names);
+    let root = metadata.file_metadata().schema_descr().root_schema();
+    let mut names = FooterNames::default();
+    if let ParquetType::GroupType { fields, .. } = root {
+        names.top.extend(fields.iter().map(|f| f.name().to_owned()));
+    }
+    collect_names(root, &mut names.by_id);
     let names = Arc::new(names);
-    FOOTERS.lock().put(file.path().to_string(), Arc::clone(&names));
+    FOOTERS.lock().put(path.to_string(), Arc::clone(&names));
     Ok(names)
 }
 

@@ -1,21 +1,24 @@
 //! Reading tables: a table provider pinned to one snapshot.
 //!
 //! Path of the data: snapshot → `files` (manifests, pruned by `pruning`) → `evolution` (names by field id) →
-//! `build` (`DataSourceExec` over balanced file groups, with `statistics`).
+//! `build` (`DataSourceExec` over balanced file groups, with `statistics`), or `read` where rows were deleted (`deletes`).
 
 mod build;
+pub(crate) mod deletes;
 mod evolution;
 pub(crate) mod files;
 mod groups;
 mod judge;
 mod provider;
 mod pruning;
+pub(crate) mod read;
 mod selector;
 mod statistics;
 mod values;
 
-pub use build::FILE_COLUMN;
+pub use build::{FILE_COLUMN, POSITION_COLUMN};
 pub(crate) use judge::is_total;
 pub(crate) use provider::{is_plain, plain_type};
 pub use provider::{IcebergTableProvider, ScanOptions};
+pub use read::IcebergReadExec;
 pub use selector::SnapshotSelector;

@@ -23,10 +23,13 @@ use tokio::sync::OnceCell;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::build::{NamedFile, ScanRequest, external, file_field};
-use super::evolution::{column_with_default, names_are_stable, names_in_file};
+use super::build::{NamedFile, ScanRequest, external, file_field, position_field};
+use super::deletes::{DeleteIndex, DeleteRef, equality_ids, field_by_id};
+use super::evolution::{has_defaults, name_mapping, names_are_stable, names_in_file};
 use super::files::{PlannedFiles, ScanFile, plan_files};
+use super::groups::{FileShape, balance};
 use super::pruning::ScanColumns;
+use super::read::{IcebergReadExec, Output, ReadSpec, ReadUnit, unit_source};
 use super::selector::SnapshotSelector;
 use crate::ident::TableIdent;
 use crate::store::StoreRegistry;
@@ -41,6 +44,9 @@ pub struct ScanOptions {
     /// Adds the column `_file` (path of the data file) behind the table's columns.
     #[serde(default)]
     pub file_column: bool,
+    /// Adds the column `_pos` (position of the row in its data file) behind it.
+    #[serde(default)]
+    pub position_column: bool,
     /// Reads only these data files (their paths as the manifests give them).
     #[serde(default)]
     pub only_files: Option<Arc<BTreeSet<String>>>,
@@ -118,6 +124,9 @@ impl IcebergTableProvider {
         let mut fields: Vec<FieldRef> = columns.iter().map(|(_, f)| Arc::clone(f)).collect();
         if options.file_column {
             fields.push(file_field());
+        }
+        if options.position_column {
+            fields.push(position_field());
         }
         Ok(Self {
             ident,
@@ -226,29 +235,101 @@ impl IcebergTableProvider {
         Ok(predicate.ok().filter(|p| !p.always_true()))
     }
 
-    /// Gives each file the names of its columns where they may differ from today's.
-    async fn named(&self, metadata: &TableMetadata, files: Vec<ScanFile>) -> Result<Vec<NamedFile>> {
-        if let Some(field) = column_with_default(&self.iceberg_schema) {
-            return Err(Error::new(
-                ErrorCode::TableFormat,
-                format!(
-                    "column '{}' of table {} has an initial default, which is not supported: its rows would be wrong",
-                    field.name, self.ident
-                ),
-            ));
-        }
-        if names_are_stable(metadata) {
+    /// Gives each file the names of `schema`'s columns where they may differ from today's.
+    async fn named(&self, metadata: &TableMetadata, schema: &Schema, files: Vec<ScanFile>) -> Result<Vec<NamedFile>> {
+        let mapping = name_mapping(metadata)?;
+        if names_are_stable(metadata) && mapping.is_none() && !has_defaults(schema) {
             return Ok(files.into_iter().map(|file| NamedFile { file, names: None }).collect());
         }
+        let mapping = mapping.as_ref();
         futures::stream::iter(files)
             .map(|file| async move {
-                let names = names_in_file(&self.store, &self.iceberg_schema, &file).await?;
-                let same = self.columns.iter().zip(&names).all(|((_, f), n)| n.as_ref() == Some(f.name()));
+                let names = names_in_file(&self.store, schema, mapping, &file).await?;
+                let same = schema.as_struct().fields().iter().zip(&names).all(|(f, n)| n.as_ref() == Some(&f.name));
                 Ok(NamedFile { file, names: (!same).then_some(names) })
             })
             .buffered(FOOTER_READS)
             .try_collect()
             .await
+    }
+
+    /// A scan by our own reader: rows were deleted, positions are asked for, or columns have defaults.
+    async fn read_plan(
+        &self,
+        state: &dyn Session,
+        metadata: &TableMetadata,
+        projection: Option<&Vec<usize>>,
+        files: Vec<ScanFile>,
+        deletes: &DeleteIndex,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let wanted = projection.unwrap_or(&all);
+        let deletes: Vec<Vec<DeleteRef>> = files.iter().map(|file| deletes.for_file(file)).collect();
+        let mut fields = Vec::new();
+        let mut outputs = Vec::with_capacity(wanted.len());
+        let top = self.iceberg_schema.as_struct().fields();
+        for index in wanted {
+            outputs.push(match top.get(*index) {
+                Some(field) => {
+                    fields.push(Arc::clone(field));
+                    Output::Column(fields.len() - 1)
+                }
+                None if *index == top.len() && self.options.file_column => Output::File,
+                None => Output::Position,
+            });
+        }
+        for id in equality_ids(deletes.iter().flatten()) {
+            if fields.iter().any(|f| f.id == id) {
+                continue;
+            }
+            let field = field_by_id(metadata, id).ok_or_else(|| {
+                Error::new(
+                    ErrorCode::TableFormat,
+                    format!("table {} has equality deletes by field {id}, which none of its schemas has", self.ident),
+                )
+            })?;
+            // Files written after it was dropped lack it.
+            let mut field = field.as_ref().clone();
+            field.required = false;
+            if fields.iter().any(|f| f.name == field.name) {
+                field.name = format!("{}#{id}", field.name);
+            }
+            fields.push(Arc::new(field));
+        }
+        let schema = Schema::builder()
+            .with_fields(fields)
+            .build()
+            .map_err(|e| Error::new(ErrorCode::TableFormat, format!("table {}: {e}", self.ident)))?;
+        let shapes: Vec<FileShape<'_>> = files
+            .iter()
+            .map(|f| FileShape {
+                bytes: f.data_file().file_size_in_bytes(),
+                split_offsets: f.data_file().split_offsets().unwrap_or(&[]),
+            })
+            .collect();
+        let groups = balance(&shapes, state.config().target_partitions());
+        let rows = files.iter().map(|f| f.data_file().record_count()).sum();
+        let bytes = files.iter().map(|f| f.data_file().file_size_in_bytes()).sum();
+        let files = self.named(metadata, &schema, files).await?;
+        let groups: Vec<Vec<ReadUnit>> = groups
+            .into_iter()
+            .map(|pieces| {
+                let units = pieces.into_iter().map(|piece| {
+                    let NamedFile { file, names } = &files[piece.file];
+                    ReadUnit {
+                        path: file.path().to_owned(),
+                        size: file.data_file().file_size_in_bytes(),
+                        range: piece.range,
+                        names: names.clone(),
+                        deletes: deletes[piece.file].clone(),
+                    }
+                });
+                units.collect()
+            })
+            .collect();
+        let spec = ReadSpec { table: self.ident.to_string(), schema, outputs, rows, bytes };
+        let plan = IcebergReadExec::try_new(unit_source(&groups)?, Arc::new(spec), Arc::clone(&self.store))?;
+        Ok(Arc::new(plan))
     }
 
     async fn scan_plan(
@@ -259,16 +340,6 @@ impl IcebergTableProvider {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let planned = self.plan_files(state, filters).await?;
-        if !planned.deletes.is_empty() {
-            return Err(Error::new(
-                ErrorCode::TableFormat,
-                format!(
-                    "table {} has {} delete files (merge-on-read), which cannot be read yet; rewrite its data files first",
-                    self.ident,
-                    planned.deletes.len()
-                ),
-            ));
-        }
         tracing::debug!(
             table = %self.ident,
             snapshot = self.snapshot_id,
@@ -276,20 +347,30 @@ impl IcebergTableProvider {
             manifests_read = planned.manifests_read,
             files = planned.data.len(),
             files_pruned = planned.files_pruned,
+            deletes = planned.deletes.len(),
             "planned a scan"
         );
         let mut files = planned.data;
+        if !files.is_empty() {
+            let metadata = self.metadata().await?;
+            let deletes = DeleteIndex::build(&planned.deletes, metadata)?;
+            let own = self.options.position_column || has_defaults(&self.iceberg_schema);
+            if own || files.iter().any(|file| !deletes.for_file(file).is_empty()) {
+                return self.read_plan(state, metadata, projection, files, &deletes).await;
+            }
+        }
         // With filters above, a limit counts rows that pass them.
         let limit = limit.filter(|_| filters.is_empty());
         if let Some(limit) = limit {
             files = enough_for(files, limit);
         }
-        let files = self.named(self.metadata().await?, files).await?;
+        let files = self.named(self.metadata().await?, &self.iceberg_schema, files).await?;
         let request = ScanRequest {
             state,
             store: &self.store,
             columns: &self.columns,
             file_column: self.options.file_column,
+            position_column: self.options.position_column,
             projection,
             limit,
         };
@@ -320,7 +401,7 @@ fn enough_for(files: Vec<ScanFile>, limit: usize) -> Vec<ScanFile> {
 }
 
 /// A field without metadata, and its children likewise.
-fn without_metadata(field: &FieldRef) -> Field {
+pub(super) fn without_metadata(field: &FieldRef) -> Field {
     Field::new(field.name(), plain_type(field.data_type()), field.is_nullable())
 }
 
