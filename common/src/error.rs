@@ -74,6 +74,8 @@ codes! {
     CatalogBusy = "CA-CATALOG-BUSY", Some("another process holds the catalog's lock; try again, or raise catalog.busy-timeout");
     /// The catalog database cannot be reached.
     CatalogUnreachable = "CA-CATALOG-UNREACHABLE", Some("check catalog.uri and that its database runs");
+    /// The catalog refused the credentials, or has no such database or warehouse.
+    CatalogDenied = "CA-CATALOG-DENIED", Some("check user, password and database of catalog.uri, or catalog.rest.credential and catalog.rest.token");
     /// No such table.
     TableNotFound = "CA-TABLE-NOT-FOUND", Some("`SHOW TABLES` lists the tables; the setup jobs create the platform's own");
     /// The table is there already.
@@ -106,6 +108,12 @@ codes! {
     StorageRead = "CA-STORAGE-READ", None;
     /// Writing to the object store failed.
     StorageWrite = "CA-STORAGE-WRITE", Some("check free space and credentials of catalog.warehouse; nothing was committed");
+    /// The object store refused the credentials.
+    StorageDenied = "CA-STORAGE-DENIED", Some("check s3.access-key-id, s3.secret-access-key, s3.region and what the key may do");
+    /// The object store has no such bucket.
+    BucketNotFound = "CA-BUCKET-NOT-FOUND", Some("create the bucket, or name another in catalog.warehouse");
+    /// The object store cannot be reached.
+    StorageUnreachable = "CA-STORAGE-UNREACHABLE", Some("check s3.endpoint and that the store runs");
     /// A local file cannot be read or written.
     Io = "CA-IO", None;
     /// No answer from Kafka.
@@ -118,6 +126,8 @@ codes! {
     TopicNotFound = "CA-TOPIC-NOT-FOUND", Some("create the topic, or produce into it first (`chainalytics produce`)");
     /// Offsets that have not been read yet are gone from Kafka.
     DataLoss = "CA-DATA-LOSS", Some("retention ran past the stream; accept the loss with streaming.fail-on-data-loss=false");
+    /// A record cannot become a row, and the stream was told to stop at such.
+    RecordRejected = "CA-RECORD-REJECTED", Some("mend the producer, or keep such records as dead letters (--on-error dead-letter) or drop them (--on-error skip)");
     /// A table with rows has lost the record of how far it was fed.
     ProgressLost = "CA-PROGRESS-LOST", Some("the table must not be fed again from the start; restore its property chainalytics.kafka.end-offsets");
     /// The schema registry refused.

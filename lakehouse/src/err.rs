@@ -53,11 +53,56 @@ pub(crate) fn table_exists(ident: &TableIdent) -> Error {
 }
 
 pub(crate) fn storage_read(location: &str, source: impl Into<Source>) -> Error {
-    Error::new(ErrorCode::StorageRead, format!("cannot read {location}")).with_source(source)
+    storage(ErrorCode::StorageRead, format!("cannot read {location}"), source.into())
 }
 
 pub(crate) fn storage_write(location: &str, source: impl Into<Source>) -> Error {
-    Error::new(ErrorCode::StorageWrite, format!("cannot write {location}")).with_source(source)
+    storage(ErrorCode::StorageWrite, format!("cannot write {location}"), source.into())
+}
+
+/// What a store's answer means for the caller: wrong key, no bucket, no store, or something about this one file.
+fn storage(otherwise: ErrorCode, what: String, source: Source) -> Error {
+    let text = causes(source.as_ref());
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let (code, why) = if has(&["NoSuchBucket"]) {
+        (ErrorCode::BucketNotFound, "there is no such bucket".to_owned())
+    } else if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden", "401 Unauthorized"]) {
+        (ErrorCode::StorageDenied, "the store refuses these credentials".to_owned())
+    } else if lacks_connection(source.as_ref()) {
+        (ErrorCode::StorageUnreachable, "the store cannot be reached".to_owned())
+    } else {
+        (otherwise, text.chars().take(CAUSE_CHARS_MAX).collect())
+    };
+    Error::new(code, format!("{what}: {why}")).with_source(source)
+}
+
+/// Characters of a cause that a message repeats; some stores answer with pages.
+const CAUSE_CHARS_MAX: usize = 400;
+
+/// Text of an error and of what caused it, each told once.
+fn causes(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn lacks_connection(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
+            use object_store::client::HttpErrorKind::{Connect, Interrupted, Timeout};
+            return matches!(http.kind(), Connect | Timeout | Interrupted);
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// An error of Arrow's kernels on data that has passed our checks.
@@ -95,18 +140,39 @@ pub(crate) fn catalog(source: sqlx::Error) -> Error {
     let (code, message) = match &source {
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            // SQLite: BUSY, LOCKED and their extended codes. PostgreSQL: serialization failure, deadlock, lock not
-            // available.
-            let busy = matches!(code.as_ref(), "5" | "6" | "261" | "517" | "773" | "40001" | "40P01" | "55P03");
-            match busy {
-                true => (ErrorCode::CatalogBusy, "the catalog is locked by another writer"),
-                false => (ErrorCode::Catalog, "the catalog's database refused a statement"),
+            match code.as_ref() {
+                // SQLite: BUSY, LOCKED and their extended codes. PostgreSQL: serialization failure, deadlock, lock not
+                // available, too many connections.
+                "5" | "6" | "261" | "517" | "773" | "40001" | "40P01" | "55P03" | "53300" => {
+                    (ErrorCode::CatalogBusy, "the catalog is locked by another writer".to_owned())
+                }
+                // PostgreSQL: wrong password, no such user or not from here, no such database, no right to it.
+                "28P01" | "28000" | "3D000" | "42501" => {
+                    (ErrorCode::CatalogDenied, format!("the catalog's database refuses: {}", error.message()))
+                }
+                _ if is_going_away(error.as_ref()) => {
+                    (ErrorCode::CatalogUnreachable, format!("the catalog's database is going away: {}", error.message()))
+                }
+                _ => (ErrorCode::Catalog, format!("the catalog's database refused a statement: {}", error.message())),
             }
         }
-        sqlx::Error::PoolTimedOut => (ErrorCode::CatalogBusy, "no connection to the catalog became free in time"),
-        _ => (ErrorCode::CatalogUnreachable, "cannot reach the catalog's database"),
+        sqlx::Error::PoolTimedOut => {
+            (ErrorCode::CatalogBusy, "no connection to the catalog became free in time".to_owned())
+        }
+        sqlx::Error::Configuration(why) => (ErrorCode::Config, format!("catalog.uri: {why}")),
+        other => (ErrorCode::CatalogUnreachable, format!("cannot reach the catalog's database: {other}")),
     };
     Error::new(code, message).with_source(source)
+}
+
+pub(crate) fn catalog_unreachable(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::CatalogUnreachable, message)
+}
+
+/// PostgreSQL ends the session (shutdown, crash of another one, still starting): what it says then about a COMMIT that
+/// it was just doing is no answer to it.
+pub(crate) fn is_going_away(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
 }
 
 pub(crate) fn is_unique_violation(error: &sqlx::Error) -> bool {

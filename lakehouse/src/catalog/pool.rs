@@ -2,7 +2,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chainalytics_common::Result;
+use chainalytics_common::{Error, Result};
+use sqlx::{ConnectOptions, Connection};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
@@ -25,6 +26,11 @@ macro_rules! with_pool {
     };
 }
 pub(crate) use with_pool;
+
+/// How long a PostgreSQL server may take to let us in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that nobody used for so long is closed.
+const POSTGRES_IDLE_MAX: Duration = Duration::from_secs(60);
 
 const CREATE_TABLES: &str = "CREATE TABLE IF NOT EXISTS iceberg_tables (\
     catalog_name VARCHAR(255) NOT NULL, \
@@ -81,15 +87,44 @@ impl Pool {
         let uri = format!("{}://{rest}", scheme.split('+').next().unwrap_or("postgresql"));
         let lock_timeout_ms = options.busy_timeout.as_millis().to_string();
         let connect = PgConnectOptions::from_str(&uri)
-            .map_err(|_| err::config("catalog.uri is not a PostgreSQL URL"))?
+            .map_err(|e| err::config(format!("catalog.uri is not a PostgreSQL URL: {e}")))?
+            .application_name("chainalytics")
             .options([("lock_timeout", lock_timeout_ms.as_str())]);
+        // The pool takes a refused connection for a server that is starting and tries until its time is up. At the start
+        // nobody knows yet that there is a server, so the first connection is made without the pool and told at once.
+        let (host, port) = (connect.get_host().to_owned(), connect.get_port());
+        match tokio::time::timeout(CONNECT_TIMEOUT, connect.connect()).await {
+            Ok(Ok(connection)) => {
+                if let Err(error) = connection.close().await {
+                    tracing::debug!(%error, "closing the first connection to the catalog");
+                }
+            }
+            Ok(Err(error)) => return Err(err::catalog(error)),
+            Err(_) => {
+                return Err(err::catalog_unreachable(format!(
+                    "the catalog's database at {host}:{port} does not answer within {:?}",
+                    CONNECT_TIMEOUT
+                )));
+            }
+        }
         let pool = PgPoolOptions::new()
             .max_connections(options.connections_max)
             .acquire_timeout(options.busy_timeout.max(Duration::from_secs(1)))
-            .connect_with(connect)
-            .await
-            .map_err(err::catalog)?;
+            // Twelve processes of a cluster share one server's connections: idle ones are given back.
+            .idle_timeout(POSTGRES_IDLE_MAX)
+            .connect_lazy_with(connect);
         Ok(Self::Postgres(pool))
+    }
+
+    /// An error of a statement. A PostgreSQL server that is away looks to the pool like connections that are all in use;
+    /// but then some would be open.
+    pub(super) fn error(&self, error: sqlx::Error) -> Error {
+        match (self, &error) {
+            (Self::Postgres(pool), sqlx::Error::PoolTimedOut) if pool.size() < pool.options().get_max_connections() => {
+                err::catalog_unreachable("the catalog's database does not answer")
+            }
+            _ => err::catalog(error),
+        }
     }
 
     pub(super) async fn create_tables(&self) -> Result<()> {
@@ -99,7 +134,7 @@ impl Pool {
                     // Two processes that start together on PostgreSQL may both see no table; the other one made it.
                     Ok(_) => {}
                     Err(e) if err::is_unique_violation(&e) => {}
-                    Err(e) => return Err(err::catalog(e)),
+                    Err(e) => return Err(self.error(e)),
                 }
             });
         }
@@ -110,13 +145,13 @@ impl Pool {
         let count: i64 = match self {
             Self::Sqlite(pool) => {
                 let sql = "SELECT count(*) FROM pragma_table_info('iceberg_tables') WHERE name = 'iceberg_type'";
-                sqlx::query_scalar(sql).fetch_one(pool).await.map_err(err::catalog)?
+                sqlx::query_scalar(sql).fetch_one(pool).await.map_err(|e| self.error(e))?
             }
             Self::Postgres(pool) => {
                 let sql = "SELECT count(*) FROM information_schema.columns \
                            WHERE table_name = 'iceberg_tables' AND column_name = 'iceberg_type' \
                            AND table_schema = ANY (current_schemas(false))";
-                sqlx::query_scalar(sql).fetch_one(pool).await.map_err(err::catalog)?
+                sqlx::query_scalar(sql).fetch_one(pool).await.map_err(|e| self.error(e))?
             }
         };
         Ok(count > 0)

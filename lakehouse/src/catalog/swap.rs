@@ -50,7 +50,7 @@ impl SqlCatalog {
         let sql = "UPDATE iceberg_tables SET metadata_location = $1, previous_metadata_location = $2 \
                    WHERE catalog_name = $3 AND table_namespace = $4 AND table_name = $5 AND metadata_location = $2";
         with_pool!(&self.pool, pool => {
-            let mut transaction = pool.begin().await.map_err(err::catalog)?;
+            let mut transaction = pool.begin().await.map_err(|e| self.pool.error(e))?;
             for commit in ordered {
                 let query = sqlx::query(sql)
                     .bind(&commit.new_location)
@@ -58,7 +58,7 @@ impl SqlCatalog {
                     .bind(&self.name)
                     .bind(commit.ident.namespace_key())
                     .bind(commit.ident.name());
-                let rows = query.execute(&mut *transaction).await.map_err(err::catalog)?.rows_affected();
+                let rows = query.execute(&mut *transaction).await.map_err(|e| self.pool.error(e))?.rows_affected();
                 if rows != 1 {
                     // A rollback that fails leaves the transaction to the server, which drops it as well.
                     if let Err(error) = transaction.rollback().await {
@@ -70,7 +70,7 @@ impl SqlCatalog {
             match transaction.commit().await {
                 Ok(()) => Ok(Swap::Done),
                 // The database answered and refused: nothing was applied.
-                Err(error) if error.as_database_error().is_some() => Err(err::catalog(error)),
+                Err(error) if error.as_database_error().is_some_and(|e| !err::is_going_away(e)) => Err(self.pool.error(error)),
                 Err(error) => Ok(Swap::Unknown(err::commit_unknown(error))),
             }
         })

@@ -1,0 +1,253 @@
+//! The platform on real parts instead of the embedded ones: Apache Kafka, PostgreSQL as catalog, an S3 store, a schema registry, an Iceberg
+//! REST catalog. `scripts/parts` installs, starts and stops them. Runs only if TEST_PARTS is set (`make test` sets it): they need Java.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use chainalytics_tests::{Place, python, wait_for};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Two cores carry one set of parts at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Parts that run; they stop with the value, the last one first.
+struct Parts {
+    dir: TempDir,
+    names: Vec<&'static str>,
+    env: BTreeMap<String, String>,
+    offset: u16,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Parts {
+    /// `None`, with the reason printed, if the tests run without parts.
+    fn start(names: &[&'static str], offset: u16) -> Option<Self> {
+        if std::env::var_os("TEST_PARTS").is_none() {
+            println!("skipped: TEST_PARTS is not set, so no real Kafka, PostgreSQL or S3 store is installed and started");
+            return None;
+        }
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // PostgreSQL does not run as root: whoever runs it instead must get through.
+        let dir = tempfile::Builder::new().prefix("chainalytics-parts-").permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+        let mut parts = Self { dir, names: Vec::new(), env: BTreeMap::new(), offset, _alone: alone };
+        for name in names {
+            parts.names.push(name);
+            parts.up(name);
+        }
+        Some(parts)
+    }
+
+    fn script(&self, name: &str, args: &[&str]) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/parts").join(format!("{name}.sh"));
+        let output = Command::new(script).args(args).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{name} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts a part, also again after [`Self::down`], with the same data and ports.
+    fn up(&mut self, name: &str) {
+        let dir = self.dir.path().display().to_string();
+        self.script(name, &["start", &dir, &self.offset.to_string()]);
+        let env = self.script(name, &["env", &dir]);
+        self.env.extend(env.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
+
+    fn down(&self, name: &str) {
+        self.script(name, &["stop", &self.dir.path().display().to_string()]);
+    }
+
+    fn get(&self, key: &str) -> &str {
+        self.env.get(key).unwrap_or_else(|| panic!("no part gave {key}"))
+    }
+
+    /// The S3 store as the platform is told about it; all catalogs share it.
+    fn s3_conf(&self) -> Vec<String> {
+        let pairs = [("s3.endpoint", "S3_ENDPOINT"), ("s3.access-key-id", "S3_ACCESS_KEY_ID"), ("s3.secret-access-key", "S3_SECRET_ACCESS_KEY")];
+        pairs.iter().flat_map(|(key, part)| ["--conf".to_owned(), format!("{key}={}", self.get(part))]).collect()
+    }
+
+    fn conf(&self) -> Vec<String> {
+        let mut conf = self.s3_conf();
+        for pair in [
+            format!("catalog.uri={}", self.get("POSTGRES_URI")),
+            format!("catalog.warehouse=s3://{}/warehouse", self.get("S3_BUCKET")),
+            format!("kafka.bootstrap.servers={}", self.get("KAFKA_BOOTSTRAP_SERVERS")),
+        ] {
+            conf.extend(["--conf".to_owned(), pair]);
+        }
+        conf
+    }
+
+    /// The same for PyIceberg.
+    fn python_properties(&self) -> Vec<String> {
+        let pairs = [("s3.endpoint", "S3_ENDPOINT"), ("s3.access-key-id", "S3_ACCESS_KEY_ID"), ("s3.secret-access-key", "S3_SECRET_ACCESS_KEY")];
+        let mut all: Vec<String> = pairs.iter().map(|(key, part)| format!("{key}={}", self.get(part))).collect();
+        all.push("s3.region=us-east-1".to_owned());
+        all
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        for name in self.names.iter().rev() {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/parts").join(format!("{name}.sh"));
+            let _stopped = Command::new(script).arg("stop").arg(self.dir.path()).status();
+        }
+    }
+}
+
+fn strs(all: &[String]) -> Vec<&str> {
+    all.iter().map(String::as_str).collect()
+}
+
+fn sum(value: &Value) -> i64 {
+    value.as_object().unwrap().values().map(|n| n.as_i64().unwrap()).sum()
+}
+
+/// The demo's sums, and PyIceberg's view of the same tables. `more` are settings of the demo, `properties` PyIceberg's.
+fn demo_adds_up(place: &Place, more: &[String], properties: &[String]) {
+    let offset = place.offset.to_string();
+    let mut args = vec!["demo", "--events", "60000", "--port-offset", &offset, "--output", "json"];
+    args.extend(strs(more));
+    let report = place.run(&args).ok().last_json();
+    let (produced, bronze, dead) = (sum(&report["produced"]), sum(&report["bronze"]), sum(&report["dead_letters"]));
+    let (silver, quarantined, duplicates) = (sum(&report["silver"]), sum(&report["quarantined"]), sum(&report["duplicates"]));
+    assert_eq!(produced, 60_000, "{report}");
+    assert_eq!(produced, bronze + dead, "{report}");
+    assert_eq!(bronze, silver + quarantined + duplicates, "{report}");
+    assert!((produced / 200..produced / 50).contains(&dead), "{report}");
+    assert!(quarantined > 0 && duplicates > produced / 200, "{report}");
+    assert!(report["gold"].as_object().unwrap().values().any(|n| n.as_i64().unwrap() > 0), "{report}");
+    let roles = place.status()["services"].as_array().unwrap().iter().map(|s| s["role"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert!(!roles.iter().any(|role| role == "broker"), "a broker of our own beside the real one: {roles:?}");
+
+    let Some(python) = python() else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/read_tables.py");
+    let text = |key: &str| report[key].as_str().unwrap().to_owned();
+    let mut command = Command::new(python);
+    command.args([script, "default", &text("catalog_uri"), &text("warehouse"), "chainalytics"]).args(properties);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for layer in ["bronze", "silver", "dead_letters", "quarantined", "gold"] {
+        for (table, n) in report[layer].as_object().unwrap() {
+            assert_eq!(&seen["counts"][table], n, "PyIceberg's count of {table}");
+        }
+    }
+    let ours = place.sql("SELECT sum(value) AS revenue FROM silver_user_events WHERE event_type = 'purchase'", &[]);
+    let (ours, theirs) = (ours[0]["revenue"].as_f64().unwrap(), seen["revenue"].as_f64().unwrap());
+    assert!((ours - theirs).abs() <= 1e-6 * theirs.abs(), "{ours} against {theirs}");
+    let ids: Vec<i64> = seen["field_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+    assert_eq!(ids, (1..=ids.len() as i64).collect::<Vec<_>>());
+}
+
+#[test]
+fn demo_adds_up_on_kafka_postgresql_and_s3() {
+    let place = Place::new();
+    let Some(parts) = Parts::start(&["kafka", "postgres", "seaweedfs"], place.offset) else { return };
+    let (kafka, catalog) = (parts.get("KAFKA_BOOTSTRAP_SERVERS").to_owned(), parts.get("POSTGRES_URI").to_owned());
+    let warehouse = format!("s3://{}/warehouse", parts.get("S3_BUCKET"));
+    let mut more = parts.s3_conf();
+    for (flag, value) in [("--kafka", kafka), ("--catalog", catalog), ("--warehouse", warehouse)] {
+        more.extend([flag.to_owned(), value]);
+    }
+    demo_adds_up(&place, &more, &parts.python_properties());
+    what_is_wrong_is_told(&place, &parts);
+}
+
+/// Wrong credentials, a missing bucket, parts that are away: each with its own code, soon, and nothing written.
+fn what_is_wrong_is_told(place: &Place, parts: &Parts) {
+    let postgres = parts.get("POSTGRES_URI");
+    let wrong_password = postgres.replace(parts.get("POSTGRES_PASSWORD"), "wrong");
+    let wrong_database = postgres.replace("/iceberg", "/no_such_database");
+    let nobody = "postgresql://u:p@127.0.0.1:1/iceberg";
+    let cases: &[(&str, &str, &str)] = &[
+        ("catalog.uri", &wrong_password, "CA-CATALOG-DENIED"),
+        ("catalog.uri", &wrong_database, "CA-CATALOG-DENIED"),
+        ("catalog.uri", nobody, "CA-CATALOG-UNREACHABLE"),
+        ("catalog.uri", "mysql://u:p@127.0.0.1/iceberg", "CA-CONFIG"),
+        ("catalog.warehouse", "s3://no-such-bucket/warehouse", "CA-BUCKET-NOT-FOUND"),
+        ("s3.secret-access-key", "wrong", "CA-STORAGE-DENIED"),
+        ("s3.access-key-id", "wrong", "CA-STORAGE-DENIED"),
+        ("s3.endpoint", "http://127.0.0.1:1", "CA-STORAGE-UNREACHABLE"),
+    ];
+    for (key, value, code) in cases {
+        let wrong = format!("{key}={value}");
+        let ran = place.run(&["sql", "-e", "CREATE TABLE never AS SELECT 1 AS a", "--master", "local[2]", "--conf", &wrong]);
+        assert!(ran.code != 0 && ran.stderr.contains(code), "{wrong}: {code} not in {}", ran.stderr);
+        assert!(!ran.stderr.contains(parts.get("POSTGRES_PASSWORD")) && !ran.stderr.contains("wrong@"), "{wrong}: {}", ran.stderr);
+    }
+    assert!(place.sql("SHOW TABLES", &["--master", "local[2]"]).iter().all(|row| !row.to_string().contains("never")));
+}
+
+/// A stream that is in the middle of its batches.
+fn stream_in_the_middle(place: &Place, conf: &[String], stored: &str, before: i64, all: i64) -> Child {
+    let mut args = vec!["submit", "kafka_to_bronze", "--conf", "streaming.max-rows-per-batch=1500"];
+    args.extend(strs(conf));
+    args.extend(["--", "--topics", "user-events", "--trigger", "available-now"]);
+    let mut driver = place.spawn(&args);
+    wait_for("a batch of the stream", Duration::from_secs(90), || {
+        assert!(driver.try_wait().unwrap().is_none(), "the stream ended before anything was taken from it");
+        let now = place.number(stored, &["--master", "local"]);
+        assert!(now < all, "the stream was through before anything was taken from it");
+        (now > before).then_some(())
+    });
+    driver
+}
+
+/// Broker, catalog and store are taken away from running streams and come back: the streams wait and go on.
+#[test]
+fn streams_wait_for_parts_that_are_away() {
+    const ALL: i64 = 60_000;
+    let place = Place::new();
+    let Some(mut parts) = Parts::start(&["kafka", "postgres", "seaweedfs"], place.offset) else { return };
+    let conf = parts.conf();
+    place.start_cluster(2, &strs(&conf));
+    place.run(&["submit", "create_bronze_tables"]).ok();
+    place.run(&["produce", "user-events", "--count", "60000", "--seed", "7"]).ok();
+    let stored = "SELECT (SELECT count(*) FROM bronze_user_events) + (SELECT count(*) FROM bronze_dead_letters) AS n";
+    let mut driver = stream_in_the_middle(&place, &[], stored, 0, ALL);
+    for name in ["kafka", "postgres", "seaweedfs"] {
+        parts.down(name);
+        assert!(driver.try_wait().unwrap().is_none(), "the stream ended when {name} went away");
+        parts.up(name);
+        let before = place.number(stored, &["--master", "local"]);
+        wait_for("the stream to go on", Duration::from_secs(120), || {
+            let ended = driver.try_wait().unwrap();
+            assert!(ended.is_none_or(|status| status.success()), "the stream did not survive {name}");
+            (ended.is_some() || place.number(stored, &["--master", "local"]) > before).then_some(())
+        });
+    }
+    assert!(driver.wait().unwrap().success());
+    assert_eq!(place.number(stored, &[]), ALL);
+    let distinct = "SELECT count(DISTINCT concat_ws('/', kafka_partition, kafka_offset)) AS n FROM (\
+         SELECT kafka_partition, kafka_offset FROM bronze_user_events UNION ALL SELECT kafka_partition, kafka_offset FROM bronze_dead_letters) AS r";
+    assert_eq!(place.number(distinct, &[]), ALL);
+}
+
+/// Avro in Confluent's wire format with a real registry: producers register their schemas, the stream finds them.
+#[test]
+fn avro_goes_through_a_real_registry() {
+    let place = Place::new();
+    let Some(parts) = Parts::start(&["kafka", "registry"], place.offset) else { return };
+    let pairs = [("kafka.bootstrap.servers", "KAFKA_BOOTSTRAP_SERVERS"), ("schema.registry.url", "SCHEMA_REGISTRY_URL")];
+    let conf: Vec<String> = pairs.iter().flat_map(|(key, part)| ["--conf".to_owned(), format!("{key}={}", parts.get(part))]).collect();
+    place.start_cluster(2, &strs(&conf));
+    place.run(&["submit", "create_bronze_tables"]).ok();
+    for (topic, count) in [("user-events", "20000"), ("products", "5000")] {
+        place.run(&["produce", topic, "--count", count, "--seed", "7", "--format", "avro"]).ok();
+    }
+    place.run(&["submit", "kafka_to_bronze", "--", "--topics", "user-events,products", "--trigger", "available-now"]).ok();
+    let of = |table: &str| place.number(&format!("SELECT count(*) FROM {table}"), &[]);
+    let (events, products, dead) = (of("bronze_user_events"), of("bronze_products"), of("bronze_dead_letters"));
+    assert_eq!(events + products + dead, 25_000, "{events} + {products} + {dead}");
+    assert!(events > 19_000 && products > 4_750, "Avro was not decoded: {events}, {products}, {dead}");
+    // The values came through, not only the rows.
+    assert_eq!(place.number("SELECT count(*) FROM bronze_user_events WHERE user_id IS NULL OR event_timestamp IS NULL", &[]), 0);
+}
