@@ -131,8 +131,11 @@ keys! {
 
     STREAMING_MAX_ROWS: u64 = "streaming.max-rows-per-batch", "2000000", false, "Most records of a micro-batch over all topics.";
     STREAMING_MAX_BYTES: ByteSize = "streaming.max-bytes-per-batch", "1GiB", false, "Most bytes of a micro-batch over all topics (estimated from the batch before).";
+    STREAMING_BATCH_TARGET: Duration = "streaming.batch-duration-target", "30s", false, "How long a micro-batch should take: it gets fewer records than allowed if the last ones took longer. 0s: as many as allowed.";
     STREAMING_TRIGGER_INTERVAL: Duration = "streaming.trigger.interval", "30s", false, "Time between the starts of micro-batches.";
     STREAMING_FAIL_ON_DATA_LOSS: bool = "streaming.fail-on-data-loss", "true", false, "Fail when retention removed records that were not read yet; false goes on with what is left.";
+    STREAMING_ON_ERROR: String = "streaming.on-error", "dead-letter", false, "What becomes of records that cannot be rows: dead-letter keeps them with the reason, skip counts them, fail stops the stream.";
+    STREAMING_SCHEMA_EVOLUTION: String = "streaming.schema-evolution", "none", false, "New fields of registered writers' schemas: none ignores them, add-columns gives the table optional columns first.";
     STREAMING_OUTAGE_MAX: Duration = "streaming.outage-max", "10m", false, "How long a stream waits for a broker or catalog that is away before its run fails.";
     STREAMING_PARALLELISM: usize = "streaming.parallelism", "3", false, "Tasks that a micro-batch is split into.";
     STREAMING_CONSUMER_GROUP: String = "streaming.consumer-group", "chainalytics", false, "Group that offsets are also committed to, for lag tools only. Empty: none.";
@@ -154,7 +157,8 @@ keys! {
     SCHEDULER_LEASE_TTL: Duration = "scheduler.lease-ttl", "4s", false, "An executor that gives no sign for so long is lost.";
     SCHEDULER_PING_INTERVAL: Duration = "scheduler.ping-interval", "1s", false, "Time between signs of executors.";
     SCHEDULER_MIN_EXECUTORS: usize = "scheduler.min-executors", "1", false, "Executors that /readyz waits for.";
-    SCHEDULER_JOB_DATA_TTL: Duration = "scheduler.job-data-ttl", "60s", false, "How long shuffle files of an ended query are kept.";
+    SCHEDULER_EXECUTOR_WAIT_TIMEOUT: Duration = "scheduler.executor-wait-timeout", "60s", false, "How long queries wait while no executor is there before they fail; 0s is for ever.";
+    SCHEDULER_JOB_DATA_TTL: Duration = "scheduler.job-data-ttl", "10min", false, "How long shuffle files of an ended query are kept.";
     SCHEDULER_JOB_STATE_TTL: Duration = "scheduler.job-state-ttl", "1h", false, "How long an ended query is kept in memory.";
     SCHEDULER_DRIVER_TIMEOUT: Duration = "scheduler.driver-timeout", "30s", false, "A driver that gives no sign for so long is lost.";
     SCHEDULER_REPORT_INTERVAL: Duration = "scheduler.report-interval", "1s", false, "Time between signs of drivers.";
