@@ -156,7 +156,7 @@ impl SqlCatalog {
             match query.execute(pool).await {
                 Ok(_) => Ok(true),
                 Err(e) if err::is_unique_violation(&e) => Ok(false),
-                Err(e) => Err(err::catalog(e)),
+                Err(e) => Err(self.pool.error(e)),
             }
         })
     }
@@ -180,7 +180,7 @@ fn first_metadata(create: &CreateTable, location: String) -> Result<TableMetadat
     Ok(builder.build().map_err(err::iceberg_input)?.metadata)
 }
 
-fn partition_spec(schema: &Schema, fields: &[PartitionFieldDef]) -> Result<UnboundPartitionSpec> {
+pub(crate) fn partition_spec(schema: &Schema, fields: &[PartitionFieldDef]) -> Result<UnboundPartitionSpec> {
     let mut builder = UnboundPartitionSpec::builder();
     for field in fields {
         let transform = parse_transform(&field.transform)?;

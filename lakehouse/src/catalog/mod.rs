@@ -19,6 +19,7 @@ use crate::store::StoreRegistry;
 use crate::table::Table;
 
 pub use create::{CreateTable, PartitionFieldDef};
+pub(crate) use create::{parse_transform, partition_spec};
 pub(crate) use pool::with_pool;
 use pool::Pool;
 pub use swap::TableCommit;
@@ -113,7 +114,7 @@ impl SqlCatalog {
             self.type_filter()
         );
         let names: Vec<String> = with_pool!(&self.pool, pool => {
-            sqlx::query_scalar(&sql).bind(&self.name).bind(namespace).fetch_all(pool).await.map_err(err::catalog)?
+            sqlx::query_scalar(&sql).bind(&self.name).bind(namespace).fetch_all(pool).await.map_err(|e| self.pool.error(e))?
         });
         Ok(names.into_iter().map(|name| TableIdent::new(namespace, name)).collect())
     }
@@ -124,7 +125,7 @@ impl SqlCatalog {
         let sql = "DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3";
         let rows = with_pool!(&self.pool, pool => {
             let query = sqlx::query(sql).bind(&self.name).bind(ident.namespace_key()).bind(ident.name());
-            query.execute(pool).await.map_err(err::catalog)?.rows_affected()
+            query.execute(pool).await.map_err(|e| self.pool.error(e))?.rows_affected()
         });
         if purge && rows > 0 {
             self.purge(ident, &location).await?;
@@ -162,7 +163,7 @@ impl SqlCatalog {
             match query.execute(pool).await {
                 Ok(done) => done.rows_affected(),
                 Err(e) if err::is_unique_violation(&e) => return Err(err::table_exists(to)),
-                Err(e) => return Err(err::catalog(e)),
+                Err(e) => return Err(self.pool.error(e)),
             }
         });
         if rows == 0 { Err(err::table_not_found(from)) } else { Ok(()) }
@@ -182,7 +183,7 @@ impl SqlCatalog {
                 .bind(ident.name())
                 .fetch_optional(pool)
                 .await
-                .map_err(err::catalog)?
+                .map_err(|e| self.pool.error(e))?
         });
         Ok(row.flatten())
     }

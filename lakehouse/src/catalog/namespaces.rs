@@ -14,7 +14,7 @@ impl SqlCatalog {
         let sql = "INSERT INTO iceberg_namespace_properties (catalog_name, namespace, property_key, property_value) \
                    VALUES ($1, $2, $3, 'true') ON CONFLICT (catalog_name, namespace, property_key) DO NOTHING";
         with_pool!(&self.pool, pool => {
-            sqlx::query(sql).bind(&self.name).bind(namespace).bind(EXISTS_KEY).execute(pool).await.map_err(err::catalog)?;
+            sqlx::query(sql).bind(&self.name).bind(namespace).bind(EXISTS_KEY).execute(pool).await.map_err(|e| self.pool.error(e))?;
         });
         Ok(())
     }
@@ -24,7 +24,7 @@ impl SqlCatalog {
         let sql = "SELECT namespace FROM iceberg_namespace_properties WHERE catalog_name = $1 \
                    UNION SELECT table_namespace FROM iceberg_tables WHERE catalog_name = $1 ORDER BY 1";
         with_pool!(&self.pool, pool => {
-            sqlx::query_scalar(sql).bind(&self.name).fetch_all(pool).await.map_err(err::catalog)
+            sqlx::query_scalar(sql).bind(&self.name).fetch_all(pool).await.map_err(|e| self.pool.error(e))
         })
     }
 
@@ -41,7 +41,7 @@ impl SqlCatalog {
         let sql = "DELETE FROM iceberg_namespace_properties WHERE catalog_name = $1 AND namespace = $2";
         let rows = with_pool!(&self.pool, pool => {
             let query = sqlx::query(sql).bind(&self.name).bind(namespace);
-            query.execute(pool).await.map_err(err::catalog)?.rows_affected()
+            query.execute(pool).await.map_err(|e| self.pool.error(e))?.rows_affected()
         });
         Ok(rows > 0)
     }
@@ -51,7 +51,7 @@ impl SqlCatalog {
         let sql = "SELECT property_key, property_value FROM iceberg_namespace_properties \
                    WHERE catalog_name = $1 AND namespace = $2";
         let rows: Vec<(String, Option<String>)> = with_pool!(&self.pool, pool => {
-            sqlx::query_as(sql).bind(&self.name).bind(namespace).fetch_all(pool).await.map_err(err::catalog)?
+            sqlx::query_as(sql).bind(&self.name).bind(namespace).fetch_all(pool).await.map_err(|e| self.pool.error(e))?
         });
         Ok(rows.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
     }
