@@ -11,8 +11,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::err;
+use crate::scan::deletes::{DELETE_FILE_PATH_ID, DELETE_POSITION_ID};
 
-/// One Parquet data file that a writer has closed. Crosses the wire as JSON, one row per file.
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileContent {
+    #[default]
+    Data,
+    /// Positions of deleted rows, or a deletion vector.
+    PositionDeletes,
+    EqualityDeletes,
+}
+
+/// One Parquet data file (or delete file) that a writer has closed. Crosses the wire as JSON, one row per file.
 ///
 /// Column maps are keyed by Iceberg field id. Bounds are Iceberg's binary single-value serialisation
 /// (spec, Appendix D) in hexadecimal.
@@ -20,7 +32,9 @@ use crate::err;
 pub struct DataFileInfo {
     /// Full URI.
     pub path: String,
-    /// Always `PARQUET` for files that we write.
+    #[serde(default)]
+    pub content: FileContent,
+    /// `PARQUET` for files that we write, `PUFFIN` for deletion vectors.
     pub format: String,
     /// Partition spec that `partition` belongs to.
     pub partition_spec_id: i32,
@@ -54,6 +68,17 @@ pub struct DataFileInfo {
     /// Sort order the rows are in, if any.
     #[serde(default)]
     pub sort_order_id: Option<i32>,
+    /// Columns of equality deletes, field ids.
+    #[serde(default)]
+    pub equality_ids: Option<Vec<i32>>,
+    /// The only data file that position deletes refer to.
+    #[serde(default)]
+    pub referenced_data_file: Option<String>,
+    /// Place of a deletion vector in its file, bytes.
+    #[serde(default)]
+    pub content_offset: Option<i64>,
+    #[serde(default)]
+    pub content_size_bytes: Option<i64>,
 }
 
 impl DataFileInfo {
@@ -71,7 +96,11 @@ impl DataFileInfo {
     pub(crate) fn to_iceberg(&self, schema: &Schema, partition_type: &StructType) -> Result<DataFile> {
         let mut builder = DataFileBuilder::default();
         builder
-            .content(DataContentType::Data)
+            .content(match self.content {
+                FileContent::Data => DataContentType::Data,
+                FileContent::PositionDeletes => DataContentType::PositionDeletes,
+                FileContent::EqualityDeletes => DataContentType::EqualityDeletes,
+            })
             .file_path(self.path.clone())
             .file_format(self.format.parse::<DataFileFormat>().map_err(err::iceberg)?)
             .partition(partition_struct(&self.partition, partition_type)?)
@@ -84,7 +113,11 @@ impl DataFileInfo {
             .nan_value_counts(self.nan_value_counts.clone().into_iter().collect())
             .lower_bounds(bounds(&self.lower_bounds, schema)?)
             .upper_bounds(bounds(&self.upper_bounds, schema)?)
-            .split_offsets((!self.split_offsets.is_empty()).then(|| self.split_offsets.clone()));
+            .split_offsets((!self.split_offsets.is_empty()).then(|| self.split_offsets.clone()))
+            .equality_ids(self.equality_ids.clone())
+            .referenced_data_file(self.referenced_data_file.clone())
+            .content_offset(self.content_offset)
+            .content_size_in_bytes(self.content_size_bytes);
         if let Some(order) = self.sort_order_id {
             builder.sort_order_id(order);
         }
@@ -95,6 +128,11 @@ impl DataFileInfo {
     pub(crate) fn from_iceberg(file: &DataFile, spec_id: i32, partition_type: &StructType) -> Result<Self> {
         Ok(Self {
             path: file.file_path().to_owned(),
+            content: match file.content_type() {
+                DataContentType::Data => FileContent::Data,
+                DataContentType::PositionDeletes => FileContent::PositionDeletes,
+                DataContentType::EqualityDeletes => FileContent::EqualityDeletes,
+            },
             format: file.file_format().to_string().to_uppercase(),
             partition_spec_id: spec_id,
             partition: partition_json(file.partition(), partition_type)?,
@@ -108,6 +146,10 @@ impl DataFileInfo {
             upper_bounds: hex_bounds(file.upper_bounds())?,
             split_offsets: file.split_offsets().unwrap_or_default().to_vec(),
             sort_order_id: file.sort_order_id(),
+            equality_ids: file.equality_ids(),
+            referenced_data_file: file.referenced_data_file(),
+            content_offset: file.content_offset(),
+            content_size_bytes: file.content_size_in_bytes(),
         })
     }
 }
@@ -147,10 +189,17 @@ pub(crate) fn partition_json(partition: &Struct, partition_type: &StructType) ->
 fn bounds(bounds: &BTreeMap<i32, String>, schema: &Schema) -> Result<HashMap<i32, Datum>> {
     let mut decoded = HashMap::with_capacity(bounds.len());
     for (id, hex) in bounds {
-        // A column that was dropped between write and commit keeps no bounds.
-        let Some(Type::Primitive(primitive)) = schema.field_by_id(*id).map(|field| field.field_type.as_ref()) else {
-            continue;
+        let reserved = match *id {
+            DELETE_FILE_PATH_ID => Some(&PrimitiveType::String),
+            DELETE_POSITION_ID => Some(&PrimitiveType::Long),
+            _ => None,
         };
+        // A column that was dropped between write and commit keeps no bounds.
+        let of_schema = || match schema.field_by_id(*id)?.field_type.as_ref() {
+            Type::Primitive(primitive) => Some(primitive),
+            _ => None,
+        };
+        let Some(primitive) = reserved.or_else(of_schema) else { continue };
         decoded.insert(*id, datum(&from_hex(hex)?, primitive)?);
     }
     Ok(decoded)

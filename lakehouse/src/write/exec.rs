@@ -15,6 +15,8 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, stream};
 
+use super::data_file::DataFileInfo;
+use super::delta::RowDeltaWriter;
 use super::spec::WriteSpec;
 use super::writer::DataFileWriter;
 use crate::store::StoreRegistry;
@@ -103,7 +105,13 @@ impl ExecutionPlan for IcebergWriteExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
-        let writer = DataFileWriter::new(self.spec.clone(), Arc::clone(&self.store)).map_err(external)?;
+        let writer = match &self.spec.row_delta {
+            None => DataFileWriter::new(self.spec.clone(), Arc::clone(&self.store)).map(Sink::Rows),
+            Some(delta) => {
+                RowDeltaWriter::new(self.spec.clone(), delta, Arc::clone(&self.store)).map(Box::new).map(Sink::Delta)
+            }
+        };
+        let writer = writer.map_err(external)?;
         let metrics = WriteMetrics {
             rows: MetricBuilder::new(&self.metrics).counter("rows_written", partition),
             bytes: MetricBuilder::new(&self.metrics).counter("bytes_written", partition),
@@ -120,6 +128,35 @@ impl ExecutionPlan for IcebergWriteExec {
     }
 }
 
+/// What the rows of an input are.
+enum Sink {
+    Rows(DataFileWriter),
+    Delta(Box<RowDeltaWriter>),
+}
+
+impl Sink {
+    async fn write(&mut self, batch: &RecordBatch) -> chainalytics_common::Result<()> {
+        match self {
+            Self::Rows(writer) => writer.write(batch).await,
+            Self::Delta(writer) => writer.write(batch).await,
+        }
+    }
+
+    async fn close(self) -> chainalytics_common::Result<Vec<DataFileInfo>> {
+        match self {
+            Self::Rows(writer) => writer.close().await,
+            Self::Delta(writer) => writer.close().await,
+        }
+    }
+
+    async fn abort(self) {
+        match self {
+            Self::Rows(writer) => writer.abort().await,
+            Self::Delta(writer) => writer.abort().await,
+        }
+    }
+}
+
 struct WriteMetrics {
     rows: datafusion::physical_plan::metrics::Count,
     bytes: datafusion::physical_plan::metrics::Count,
@@ -130,7 +167,7 @@ struct WriteMetrics {
 
 async fn write_all(
     mut input: SendableRecordBatchStream,
-    mut writer: DataFileWriter,
+    mut writer: Sink,
     metrics: WriteMetrics,
 ) -> Result<RecordBatch> {
     while let Some(batch) = input.next().await {

@@ -2,10 +2,12 @@
 //! plan. Nothing here commits: the files are invisible until `commit` makes them a snapshot.
 
 mod data_file;
+mod delta;
 mod exec;
 mod footer;
 mod partition;
 mod plan;
+mod puffin;
 mod spec;
 pub mod transform;
 mod writer;
@@ -13,7 +15,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use data_file::DataFileInfo;
+pub use data_file::{DataFileInfo, FileContent};
+pub(crate) use data_file::partition_json;
+pub use delta::{DELETE, DeltaTarget, INSERT, OPERATION_COLUMN, RowDelta, UPDATE};
 pub use exec::{IcebergWriteExec, data_file_schema};
 pub use plan::{IcebergWriteNode, IcebergWritePlanner};
 pub use spec::{

@@ -7,6 +7,7 @@ use chainalytics_common::Result;
 use iceberg::spec::{PartitionSpec, Schema};
 use serde::{Deserialize, Serialize};
 
+use super::delta::RowDelta;
 use crate::err;
 use crate::table::{Table, arrow_schema};
 
@@ -58,6 +59,9 @@ pub struct WriteSpec {
     pub format_version: u8,
     /// Table properties with the prefix `write.`.
     pub properties: BTreeMap<String, String>,
+    /// The rows change others rather than only come.
+    #[serde(default)]
+    pub row_delta: Option<RowDelta>,
 }
 
 impl WriteSpec {
@@ -89,6 +93,7 @@ impl WriteSpec {
                 .filter(|(key, _)| key.starts_with("write."))
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
+            row_delta: None,
         })
     }
 

@@ -15,7 +15,7 @@ use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use uuid::Uuid;
 
-use super::data_file::DataFileInfo;
+use super::data_file::{DataFileInfo, FileContent};
 use super::footer;
 use super::partition::{Key, PartitionValue, Splitter};
 use super::spec::WriteSpec;
@@ -68,7 +68,7 @@ impl DataFileWriter {
         let partition_spec = spec.partition_spec()?;
         let spec_id = partition_spec.spec_id();
         let splitter = Splitter::new(partition_spec, Arc::clone(&schema), &arrow_schema)?;
-        let properties = writer_properties(&spec)?;
+        let properties = writer_properties(&spec, false)?;
         Ok(Self {
             spec,
             store,
@@ -205,6 +205,7 @@ impl DataFileWriter {
         let footer = file.writer.finish().await.map_err(|e| err::storage_write(&file.path, e))?;
         let mut info = DataFileInfo {
             path: file.path,
+            content: FileContent::Data,
             format: "PARQUET".to_owned(),
             partition_spec_id: self.spec_id,
             partition: file.value.json,
@@ -218,6 +219,10 @@ impl DataFileWriter {
             upper_bounds: Default::default(),
             split_offsets: Vec::new(),
             sort_order_id: self.spec.sort_order_id,
+            equality_ids: None,
+            referenced_data_file: None,
+            content_offset: None,
+            content_size_bytes: None,
         };
         footer::fill(&mut info, &footer, &self.schema)?;
         self.closed.push(info);
@@ -291,11 +296,14 @@ impl Projection {
     }
 }
 
-fn writer_properties(spec: &WriteSpec) -> Result<WriterProperties> {
+/// Parquet's settings for data files, or for delete files (`write.delete.parquet.*` first).
+pub(super) fn writer_properties(spec: &WriteSpec, deletes: bool) -> Result<WriterProperties> {
     let bad_level = |e: parquet::errors::ParquetError| err::invalid(format!("compression level: {e}"));
-    let level = spec.compression_level;
+    let own = |key: &str| spec.properties.get(&format!("write.delete.parquet.{key}")).filter(|_| deletes);
+    let level = own("compression-level").and_then(|level| level.parse().ok()).or(spec.compression_level);
+    let codec = own("compression-codec").map(|codec| codec.to_ascii_lowercase());
     let unsigned = |level: i32| u32::try_from(level).unwrap_or(0);
-    let compression = match spec.compression.as_str() {
+    let compression = match codec.as_deref().unwrap_or(&spec.compression) {
         "zstd" => Compression::ZSTD(ZstdLevel::try_new(level.unwrap_or(3)).map_err(bad_level)?),
         "snappy" => Compression::SNAPPY,
         "gzip" => Compression::GZIP(match level {
