@@ -68,6 +68,18 @@ pub struct MemoryUse {
     pub rss_bytes: u64,
 }
 
+/// One look at the cluster, `GET /api/v1/cluster/samples`; taken in equal steps, oldest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct ClusterSample {
+    pub at_ms: i64,
+    pub executors: u64,
+    pub queries_running: u64,
+    pub tasks_running: u64,
+    pub cores: SlotUse,
+    pub memory: MemoryUse,
+}
+
 /// An executor's lease. Once lost, an executor id never comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]

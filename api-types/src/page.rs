@@ -59,6 +59,21 @@ impl ListParams {
         self.after.as_deref().and_then(|after| after.parse().ok()).unwrap_or(0)
     }
 
+    /// A cursor that no page handed out would show the first page again, and a caller that follows it would never end.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST`.
+    pub fn check(&self) -> Result<(), ErrorBody> {
+        match self.after.as_deref() {
+            Some(after) if !after.is_empty() && after.parse::<usize>().is_err() => Err(ErrorBody::new(
+                "INVALID_REQUEST",
+                format!("after={after} is no cursor of this list"),
+                "Hand back `next` of the page before, or leave `after` out to begin.",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     pub fn wants_state(&self, state: &str) -> bool {
         match self.state.as_deref().map(str::trim) {
             None | Some("") => true,
@@ -135,6 +150,14 @@ mod tests {
         let params = ListParams { state: Some("running, FAILED".into()), q: Some("Gold".into()), ..ListParams::default() };
         assert!(params.wants_state("failed") && params.wants_state("running") && !params.wants_state("finished"));
         assert!(params.wants_text(&["x", "gold_aggregation"]) && !params.wants_text(&["silver"]));
+    }
+
+    #[test]
+    fn cursors_are_checked() {
+        let with = |after: &str| ListParams { after: Some(after.into()), ..ListParams::default() }.check();
+        assert!(ListParams::default().check().is_ok() && with("").is_ok() && with("25").is_ok());
+        assert!(with("-1").is_err() && with("x").is_err());
+        assert_eq!(with("99999999999999999999999").map_err(|body| body.code), Err("INVALID_REQUEST".to_owned()));
     }
 
     #[test]

@@ -153,4 +153,87 @@ pub struct StreamingBatch {
     /// Records that were waiting in the source after this batch, if known.
     pub lag_rows: Option<u64>,
     pub snapshot_id: Option<i64>,
+    /// Records per second since the batch before began.
+    pub input_rows_per_second: Option<f64>,
+    /// Records per second of this batch's own time.
+    pub processed_rows_per_second: Option<f64>,
+    /// Milliseconds by phase, such as `addBatch`; without the total.
+    pub phases_ms: BTreeMap<String, u64>,
+    /// Bytes read from the source and written as data files.
+    pub input_bytes: Option<u64>,
+    pub output_bytes: Option<u64>,
+    pub output_files: Option<u64>,
+    /// Newest event time seen, RFC 3339.
+    pub event_time_max: Option<String>,
+}
+
+impl StreamingBatch {
+    /// From a driver's figures in the form of Spark's `StreamingQueryProgress` (`batchId`, `numInputRows`, `durationMs`, `sources`, `sink`).
+    /// Nothing when they are of another kind.
+    pub fn from_query_progress(figures: &Value, ended_at_ms: i64) -> Option<Self> {
+        let batch = u64::try_from(figures.get("batchId")?.as_i64()?).ok()?;
+        let input_rows = figures.get("numInputRows")?.as_u64()?;
+        let mut phases_ms: BTreeMap<String, u64> = figures
+            .get("durationMs")
+            .and_then(Value::as_object)
+            .map(|phases| phases.iter().filter_map(|(name, ms)| Some((name.clone(), ms.as_u64()?))).collect())
+            .unwrap_or_default();
+        let sources: Vec<&Value> = figures.get("sources").and_then(Value::as_array).map(|all| all.iter().collect()).unwrap_or_default();
+        let sum = |name: &str| {
+            let known: Vec<u64> = sources.iter().filter_map(|source| source.get(name)?.as_u64()).collect();
+            (!known.is_empty()).then(|| known.iter().sum())
+        };
+        let sink = |name: &str| figures.get("sink").and_then(|sink| sink.get(name)).and_then(Value::as_u64);
+        Some(Self {
+            query: figures.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            batch,
+            ended_at_ms,
+            duration_ms: phases_ms.remove("triggerExecution").unwrap_or_else(|| phases_ms.values().sum()),
+            input_rows,
+            written_rows: sink("numOutputRows").unwrap_or_default(),
+            dead_letter_rows: sink("numDeadLetterRows").unwrap_or_default(),
+            lag_rows: sum("offsetsBehindLatest"),
+            snapshot_id: None,
+            input_rows_per_second: figures.get("inputRowsPerSecond").and_then(Value::as_f64),
+            processed_rows_per_second: figures.get("processedRowsPerSecond").and_then(Value::as_f64),
+            input_bytes: sum("numInputBytes"),
+            output_bytes: sink("numOutputBytes"),
+            output_files: sink("numOutputFiles"),
+            event_time_max: figures.get("eventTime").and_then(|times| times.get("max")).and_then(Value::as_str).map(str::to_owned),
+            phases_ms,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn batches_are_read_from_the_figures_of_a_stream() {
+        let figures = json!({
+            "name": "kafka_to_bronze", "batchId": 7, "numInputRows": 30, "inputRowsPerSecond": 3.0, "processedRowsPerSecond": 15.5,
+            "durationMs": {"addBatch": 1900, "commitOffsets": 90, "triggerExecution": 2000},
+            "eventTime": {"max": "2026-01-01T00:00:00Z"},
+            "sources": [{"offsetsBehindLatest": 4, "numInputBytes": 10}, {"offsetsBehindLatest": 5, "numInputBytes": 20}],
+            "sink": {"numOutputRows": 28, "numDeadLetterRows": 2, "numOutputFiles": 3, "numOutputBytes": 999},
+        });
+        let batch = StreamingBatch::from_query_progress(&figures, 5_000).unwrap();
+        assert_eq!((batch.batch, batch.ended_at_ms, batch.duration_ms), (7, 5_000, 2_000));
+        assert_eq!((batch.input_rows, batch.written_rows, batch.dead_letter_rows, batch.lag_rows), (30, 28, 2, Some(9)));
+        assert_eq!((batch.input_bytes, batch.output_bytes, batch.output_files), (Some(30), Some(999), Some(3)));
+        assert_eq!(batch.phases_ms.len(), 2, "the total is no phase");
+        assert_eq!(StreamingBatch::from_query_progress(&json!({"rows": 3}), 0), None);
+        assert_eq!(StreamingBatch::from_query_progress(&Value::Null, 0), None);
+    }
+
+    #[test]
+    fn a_batch_of_an_older_log_is_still_read() {
+        let old = json!({"query": "q", "batch": 1, "ended_at_ms": 2, "duration_ms": 3, "input_rows": 4, "written_rows": 4, "dead_letter_rows": 0, "lag_rows": null, "snapshot_id": null});
+        let batch: StreamingBatch = serde_json::from_value(old).unwrap();
+        assert_eq!((batch.input_rows, batch.phases_ms.len(), batch.input_rows_per_second), (4, 0, None));
+    }
 }

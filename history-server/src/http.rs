@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use chainalytics_api_types::{
-    ClusterInfo, ClusterMode, ErrorBody, ExecutorInfo, ListParams, LogPage, Page, QueryDetail, QuerySummary, RunDetail, RunSummary,
+    ClusterInfo, ClusterMode, ClusterSample, ErrorBody, ExecutorInfo, ListParams, LogPage, Page, QueryDetail, QuerySummary, RunDetail, RunSummary,
 };
 use chainalytics_event_log::LogError;
 use parking_lot::RwLock;
@@ -20,9 +20,6 @@ use serde_json::{Value, json};
 use crate::catalog::{Catalog, joined};
 use crate::replayed::Replayed;
 use crate::{HistoryOptions, driver_log};
-
-/// Longest time that a request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handlers read and the scans replace.
 pub(crate) struct Shared {
@@ -50,8 +47,9 @@ impl Shared {
 }
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/api/v1/cluster", get(cluster))
+        .route("/api/v1/cluster/samples", get(|| async { Json(Page::<ClusterSample>::default()) }))
         .route("/api/v1/executors", get(|| async { Json(Page::<ExecutorInfo>::default()) }))
         .route("/api/v1/runs", get(runs))
         .route("/api/v1/runs/{run_id}", get(run))
@@ -63,9 +61,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(shared)
-        .merge(chainalytics_ui::router())
-        .layer(tower_http::timeout::TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
-        .layer(tower_http::compression::CompressionLayer::new())
+        .merge(chainalytics_ui::router());
+    chainalytics_ui::rest::protect(routes)
 }
 
 type Answer<T> = Result<Json<T>, Failure>;
@@ -99,6 +96,13 @@ impl Failure {
     }
 }
 
+impl From<ErrorBody> for Failure {
+    /// What is wrong with the request.
+    fn from(body: ErrorBody) -> Self {
+        Self(StatusCode::BAD_REQUEST, body)
+    }
+}
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         (self.0, Json(self.1)).into_response()
@@ -120,16 +124,18 @@ async fn cluster(State(shared): State<Arc<Shared>>) -> Json<ClusterInfo> {
     })
 }
 
-async fn runs(State(shared): State<Arc<Shared>>, Query(params): Query<ListParams>) -> Json<Page<RunSummary>> {
+async fn runs(State(shared): State<Arc<Shared>>, Query(params): Query<ListParams>) -> Answer<Page<RunSummary>> {
+    params.check()?;
     let catalog = shared.catalog();
     let matching: Vec<&Arc<RunSummary>> = catalog.runs.iter().filter(|run| run.matches(&params)).collect();
-    Json(cut(&matching, &params))
+    Ok(Json(cut(&matching, &params)))
 }
 
-async fn queries(State(shared): State<Arc<Shared>>, Query(params): Query<ListParams>) -> Json<Page<QuerySummary>> {
+async fn queries(State(shared): State<Arc<Shared>>, Query(params): Query<ListParams>) -> Answer<Page<QuerySummary>> {
+    params.check()?;
     let catalog = shared.catalog();
     let matching: Vec<&Arc<QuerySummary>> = catalog.queries.iter().filter(|query| query.matches(&params)).collect();
-    Json(cut(&matching, &params))
+    Ok(Json(cut(&matching, &params)))
 }
 
 fn cut<T: Clone>(matching: &[&Arc<T>], params: &ListParams) -> Page<T> {

@@ -58,7 +58,7 @@ impl Scheduler {
             make(dir).await?;
         }
 
-        let guard = Guard::new(options.lease_ttl);
+        let guard = Guard::new(options.lease_ttl, options.executor_wait_timeout);
         let (ballista, job_state) = ballista::start(&options, engine, &guard).await?;
         let directory = Directory::default();
         let store = RunStore::open(&options.data_dir.join("scheduler").join("runs.db")).await?;
@@ -111,8 +111,10 @@ impl Scheduler {
             guard: guard.clone(),
             directory,
             runs: runs.clone(),
+            samples: http::Samples::default(),
             about: Arc::new(about),
         };
+        tasks.spawn(unfailing(http::sample(state.clone(), shutdown.clone())));
         tasks.spawn(server::http(web, http::router(state), shutdown.clone()));
         tasks.spawn(unfailing(guard.clone().run(shutdown.clone())));
         tasks.spawn(unfailing(runs.clone().run(shutdown.clone())));

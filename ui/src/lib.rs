@@ -2,6 +2,9 @@
 //!
 //! It reads `/api/v1/*` of the server that served it and learns from `ClusterInfo::mode` whether that is the scheduler or the history server.
 //! Routing is by hash (`/#/runs/<id>`), so that a server needs no rewrite rules and [`router`] has no fallback: merge it into any router.
+//! [`rest`] is what both servers put around their routes.
+
+pub mod rest;
 
 use axum::Router;
 use axum::body::Body;

@@ -10,51 +10,75 @@ use axum::extract::{Query, State};
 use ballista_core::serde::protobuf::task_status;
 use ballista_scheduler::state::execution_stage::ExecutionStage;
 use chainalytics_api_types::{
-    ClusterInfo, ClusterMode, ExecutorCounts, ExecutorInfo, LeaseState, ListParams, MemoryUse, Page, SlotUse,
+    ClusterInfo, ClusterMode, ClusterSample, ExecutorCounts, ExecutorInfo, LeaseState, ListParams, MemoryUse, Page, SlotUse,
 };
 use std::collections::HashMap;
 
 pub async fn cluster(State(state): State<HttpState>) -> Result<Json<ClusterInfo>, HttpError> {
-    let work = running_work(&state);
-    let executors = list(&state, &work);
-    let alive = || executors.iter().filter(|e| matches!(e.state, LeaseState::Alive | LeaseState::Draining));
-    let sum = |of: fn(&ExecutorInfo) -> u64| alive().map(of).sum::<u64>();
+    let (executors, now) = look(&state);
+    let count = |wanted: LeaseState| executors.iter().filter(|e| e.state == wanted).count() as u64;
     let runs = state.runs.store().count_by_state().await.map_err(RunsError::from)?;
     Ok(Json(ClusterInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         mode: ClusterMode::Live,
         started_at_ms: state.about.started_at_ms,
-        now_ms: now_ms(),
+        now_ms: now.at_ms,
         scheduler_id: state.about.scheduler_id.clone(),
         scheduler_url: state.about.scheduler_url.clone(),
         other_url: state.about.history_url.clone(),
         executors: ExecutorCounts {
-            alive: alive().filter(|e| e.state == LeaseState::Alive).count() as u64,
-            draining: alive().filter(|e| e.state == LeaseState::Draining).count() as u64,
+            alive: count(LeaseState::Alive),
+            draining: count(LeaseState::Draining),
             lost: state.guard.executors_lost_total(),
         },
+        cores: now.cores,
+        memory: now.memory,
+        runs: runs.into_iter().map(|(run_state, n)| (run_state.label().to_owned(), n)).collect(),
+        queries_running: now.queries_running,
+        tasks_running: now.tasks_running,
+        event_log_dir: Some(state.about.event_log_dir.clone()),
+        unreadable_logs: 0,
+    }))
+}
+
+pub async fn executors(
+    State(state): State<HttpState>,
+    Query(params): Query<ListParams>,
+) -> Result<Json<Page<ExecutorInfo>>, HttpError> {
+    params.check()?;
+    let matching: Vec<_> = look(&state)
+        .0
+        .into_iter()
+        .filter(|e| params.wants_state(state_label(e.state)) && params.wants_text(&[&e.id, &e.name, &e.host]))
+        .collect();
+    let total = matching.len();
+    Ok(Json(Page::cut(matching, total, &params)))
+}
+
+/// The cluster's sums at this moment.
+pub(super) fn glance(state: &HttpState) -> ClusterSample {
+    look(state).1
+}
+
+/// All executors known, and the sums over those that are there.
+pub(super) fn look(state: &HttpState) -> (Vec<ExecutorInfo>, ClusterSample) {
+    let work = running_work(state);
+    let executors = list(state, &work);
+    let present = || executors.iter().filter(|e| matches!(e.state, LeaseState::Alive | LeaseState::Draining));
+    let sum = |of: fn(&ExecutorInfo) -> u64| present().map(of).sum::<u64>();
+    let now = ClusterSample {
+        at_ms: now_ms(),
+        executors: present().count() as u64,
+        queries_running: state.guard.ledger(|ledger| ledger.open_jobs()) as u64,
+        tasks_running: work.tasks.values().map(|n| u64::from(*n)).sum(),
         cores: SlotUse { total: sum(|e| e.cores.into()), used: work.slots.values().map(|n| u64::from(*n)).sum() },
         memory: MemoryUse {
             limit_bytes: sum(|e| e.memory_limit_bytes),
             used_bytes: sum(|e| e.memory_used_bytes),
             rss_bytes: sum(|e| e.memory_rss_bytes),
         },
-        runs: runs.into_iter().map(|(run_state, n)| (run_state.label().to_owned(), n)).collect(),
-        queries_running: state.guard.ledger(|ledger| ledger.open_jobs()) as u64,
-        tasks_running: work.tasks.values().map(|n| u64::from(*n)).sum(),
-        event_log_dir: Some(state.about.event_log_dir.clone()),
-        unreadable_logs: 0,
-    }))
-}
-
-pub async fn executors(State(state): State<HttpState>, Query(params): Query<ListParams>) -> Json<Page<ExecutorInfo>> {
-    let work = running_work(&state);
-    let matching: Vec<_> = list(&state, &work)
-        .into_iter()
-        .filter(|e| params.wants_state(state_label(e.state)) && params.wants_text(&[&e.id, &e.name, &e.host]))
-        .collect();
-    let total = matching.len();
-    Json(Page::cut(matching, total, &params))
+    };
+    (executors, now)
 }
 
 /// Tasks and task slots in use, by executor.
@@ -123,7 +147,7 @@ fn info(state: &HttpState, work: &Work, entry: ExecutorEntry) -> ExecutorInfo {
     }
 }
 
-fn state_label(state: LeaseState) -> &'static str {
+pub(super) fn state_label(state: LeaseState) -> &'static str {
     match state {
         LeaseState::Alive => "alive",
         LeaseState::Draining => "draining",

@@ -26,6 +26,13 @@ impl HttpError {
     }
 }
 
+impl From<ErrorBody> for HttpError {
+    /// What is wrong with the request.
+    fn from(body: ErrorBody) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, body }
+    }
+}
+
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         (self.status, Json(self.body)).into_response()
@@ -46,23 +53,6 @@ impl From<RunsError> for HttpError {
             }
         }
     }
-}
-
-/// Requests that change something must not come from another site's page: a browser names the page's origin, programs name none.
-pub async fn same_origin(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
-    let headers = request.headers();
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let origin = text(axum::http::header::ORIGIN).and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
-    let foreign = match (origin, text(axum::http::header::HOST)) {
-        (None, _) => false,
-        (Some(origin), Some(host)) => origin != host,
-        (Some(_), None) => true,
-    };
-    if foreign && !request.method().is_safe() {
-        let body = ErrorBody::new("FOREIGN_ORIGIN", "a page of another site may not change anything here", "");
-        return HttpError { status: StatusCode::FORBIDDEN, body }.into_response();
-    }
-    next.run(request).await
 }
 
 /// Unknown paths below `/api/v1` answer like everything else there, not with the web page.

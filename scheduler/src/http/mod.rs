@@ -6,8 +6,10 @@ mod error;
 mod health;
 mod queries;
 mod runs;
+mod samples;
 
 pub use ballista_api::BallistaApi;
+pub use samples::{Samples, sample};
 
 use crate::ballista::Ballista;
 use crate::executors::directory::Directory;
@@ -17,10 +19,6 @@ use axum::Router;
 use axum::routing::{get, post};
 use ballista_scheduler::cluster::JobState;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Longest time that a request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -31,6 +29,7 @@ pub struct HttpState {
     pub guard: Guard,
     pub directory: Directory,
     pub runs: Runs,
+    pub samples: Samples,
     pub about: Arc<About>,
 }
 
@@ -52,6 +51,7 @@ pub fn router(state: HttpState) -> Router {
     let ballista = state.api.router();
     let ours = Router::new()
         .route("/api/v1/cluster", get(cluster::cluster))
+        .route("/api/v1/cluster/samples", get(samples::samples))
         .route("/api/v1/executors", get(cluster::executors))
         .route("/api/v1/runs", get(runs::list))
         .route("/api/v1/runs/{run_id}", get(runs::one))
@@ -65,12 +65,5 @@ pub fn router(state: HttpState) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .with_state(state);
-    ours.merge(ballista)
-        .merge(chainalytics_ui::router())
-        .layer(tower_http::timeout::TimeoutLayer::with_status_code(
-            axum::http::StatusCode::GATEWAY_TIMEOUT,
-            REQUEST_TIMEOUT,
-        ))
-        .layer(axum::middleware::from_fn(error::same_origin))
-        .layer(tower_http::compression::CompressionLayer::new())
+    chainalytics_ui::rest::protect(ours.merge(ballista).merge(chainalytics_ui::router()))
 }

@@ -20,20 +20,26 @@ pub async fn list(
     State(state): State<HttpState>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Page<QuerySummary>>, HttpError> {
-    let jobs = state.api.json("/api/jobs").await?.unwrap_or(Value::Null);
-    let mut all = Vec::new();
-    for job in jobs.as_array().into_iter().flatten() {
-        let mut summary = from_ballista::query_summary(job);
-        let registered = state.runs.store().query(&summary.job_id).await.map_err(RunsError::from)?;
-        complete(&state, &mut summary, registered.as_ref());
-        if summary.matches(&params) {
-            all.push(summary);
-        }
-    }
+    params.check()?;
+    let mut all = known(&state).await?;
+    all.retain(|summary| summary.matches(&params));
     // Job ids sort by time.
     all.sort_by(|a, b| (b.started_at_ms, &b.job_id).cmp(&(a.started_at_ms, &a.job_id)));
     let total = all.len();
     Ok(Json(Page::cut(all, total, &params)))
+}
+
+/// Every query that Ballista still holds.
+pub(super) async fn known(state: &HttpState) -> Result<Vec<QuerySummary>, HttpError> {
+    let jobs = state.api.json("/api/jobs").await?.unwrap_or(Value::Null);
+    let mut all: Vec<QuerySummary> = jobs.as_array().into_iter().flatten().map(from_ballista::query_summary).collect();
+    let ids: Vec<String> = all.iter().map(|summary| summary.job_id.clone()).collect();
+    let registered = state.runs.store().queries_in(&ids).await.map_err(RunsError::from)?;
+    for summary in &mut all {
+        let query = registered.get(&summary.job_id);
+        complete(state, summary, query);
+    }
+    Ok(all)
 }
 
 pub async fn one(
@@ -47,7 +53,10 @@ pub async fn cancel(
     State(state): State<HttpState>,
     Path(job_id): Path<String>,
 ) -> Result<Json<QueryDetail>, HttpError> {
-    state.guard.cancel_query(&job_id, "asked for over HTTP").await;
+    // One that has ended stays as it is.
+    if !detail(&state, &job_id).await?.summary.state.has_ended() {
+        state.guard.cancel_query(&job_id, "asked for over HTTP").await;
+    }
     Ok(Json(detail(&state, &job_id).await?))
 }
 
@@ -108,7 +117,10 @@ async fn detail(state: &HttpState, job_id: &str) -> Result<QueryDetail, HttpErro
 }
 
 fn not_found(job_id: &str) -> HttpError {
-    HttpError::not_found("QUERY_NOT_FOUND", format!("query {job_id} is not known to this scheduler"))
+    let message = format!("query {job_id} is not known to this scheduler");
+    let mut error = HttpError::not_found("QUERY_NOT_FOUND", message);
+    error.body.remedy = "The history server shows queries of earlier schedulers.".to_owned();
+    error
 }
 
 /// Adds what only we know.

@@ -11,7 +11,8 @@ use crate::runs::redact;
 use crate::runs::store::Filter;
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use chainalytics_api_types::{ListParams, LogPage, Page, RunDetail, RunSummary};
+use chainalytics_api_types::{ListParams, LogPage, Page, RunDetail, RunSummary, StreamingBatch};
+use chainalytics_event_log::{LogPaths, read_run_log};
 use serde::Deserialize;
 
 /// Bytes of a log page when the caller names no limit.
@@ -21,6 +22,7 @@ pub async fn list(
     State(state): State<HttpState>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Page<RunSummary>>, HttpError> {
+    params.check()?;
     let states: Vec<_> =
         model::RunState::ALL.into_iter().filter(|run_state| params.wants_state(run_state.label())).collect();
     if states.is_empty() {
@@ -28,7 +30,7 @@ pub async fn list(
     }
     let filter = Filter {
         states: if states.len() == model::RunState::ALL.len() { Vec::new() } else { states },
-        job: params.job.clone(),
+        job: params.job.clone().filter(|job| !job.is_empty()),
         text: params.q.clone().filter(|q| !q.trim().is_empty()),
         limit: u32::try_from(params.limit()).unwrap_or(u32::MAX),
         offset: u32::try_from(params.offset()).unwrap_or(u32::MAX),
@@ -108,9 +110,27 @@ async fn detail(state: &HttpState, run_id: &str) -> Result<RunDetail, HttpError>
         driver_location: run.executor_id.clone(),
         queries,
         report: journal::json(run.report_json.as_deref()),
-        streaming: state.runs.recent_batches(run_id).await,
+        streaming: batches(state, &run).await,
         lost_executors,
     })
+}
+
+/// Micro-batches of a run in progress from memory, of one that has ended from its log.
+async fn batches(state: &HttpState, run: &Run) -> Vec<StreamingBatch> {
+    let recent = state.runs.recent_batches(&run.run_id).await;
+    let streams = run.progress.as_ref().is_some_and(|progress| !journal::batches(progress).is_empty());
+    if !recent.is_empty() || !run.state.is_terminal() || !streams {
+        return recent;
+    }
+    let Ok(path) = LogPaths::new(&state.about.event_log_dir).finished_run(&run.run_id) else { return recent };
+    match tokio::task::spawn_blocking(move || read_run_log(&path)).await {
+        Ok(Ok(replay)) => replay.detail.streaming,
+        Ok(Err(error)) => {
+            tracing::debug!(run_id = run.run_id, %error, "the run's log was not read");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
 }
 
 pub(crate) fn summary(run: &Run, queries_total: u64) -> RunSummary {

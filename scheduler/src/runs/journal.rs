@@ -121,10 +121,15 @@ impl Journal {
     }
 }
 
-/// Streaming drivers put their latest committed micro-batch (or several) under `streaming` into the metrics of their progress.
+/// Streaming drivers report their latest committed micro-batch as the metrics of their progress, in the form of Spark's
+/// `StreamingQueryProgress`, or put one or several batches under `streaming`.
 #[must_use]
 pub fn batches(progress: &Progress) -> Vec<api::StreamingBatch> {
-    let Value::Object(mut metrics) = json(Some(&progress.metrics_json)) else { return Vec::new() };
+    let metrics = json(Some(&progress.metrics_json));
+    if let Some(batch) = api::StreamingBatch::from_query_progress(&metrics, progress.updated_at_ms) {
+        return vec![batch];
+    }
+    let Value::Object(mut metrics) = metrics else { return Vec::new() };
     match metrics.remove("streaming") {
         Some(Value::Array(batches)) => {
             batches.into_iter().filter_map(|batch| serde_json::from_value(batch).ok()).collect()

@@ -282,6 +282,31 @@ impl RunStore {
         row.as_ref().map(query_of).transpose()
     }
 
+    /// Those of these queries that belong to runs, by job id.
+    pub async fn queries_in(&self, job_ids: &[String]) -> Result<BTreeMap<String, RunQuery>> {
+        let mut found = BTreeMap::new();
+        // Far below SQLite's limit of variables.
+        for some in job_ids.chunks(500) {
+            let mut select = QueryBuilder::<Sqlite>::new("SELECT * FROM run_queries WHERE job_id IN (");
+            let mut ids = select.separated(", ");
+            for job_id in some {
+                ids.push_bind(job_id);
+            }
+            select.push(")");
+            for row in &select.build().fetch_all(&self.pool).await? {
+                let query = query_of(row)?;
+                found.insert(query.job_id.clone(), query);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Queries that were issued again because the try before did not count.
+    pub async fn repeats_total(&self) -> Result<u64> {
+        let row = sqlx::query("SELECT COUNT(*) FROM run_queries WHERE attempt > 1").fetch_one(&self.pool).await?;
+        Ok(u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default())
+    }
+
     /// Closes the file.
     pub async fn close(&self) {
         self.pool.close().await;
