@@ -17,6 +17,7 @@ use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
+use futures::future::BoxFuture;
 
 use crate::cluster::{Cluster, ClusterPlanner, QuerySettings};
 use crate::connect;
@@ -26,6 +27,9 @@ use crate::run_context::RunContext;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The way to the tables and to whoever runs plans over them. Cheap to clone; clones share the run context.
+///
+/// Its futures are boxed: as plain async functions their types nest the whole planner, which the compiler then proves to be `Send` again in every
+/// crate that awaits them.
 #[derive(Clone)]
 pub struct Session {
     config: Arc<Config>,
@@ -123,37 +127,49 @@ impl Session {
     ///
     /// # Errors
     /// Of the statement: its code tells syntax, missing tables, conflicts, lost executors apart.
-    pub async fn sql(&self, statement: &str) -> Result<StatementResult> {
-        let options = self.write_options(self.run.next_step());
-        sql::execute(&self.ctx, &self.lakehouse, self, statement, options).await
+    pub fn sql<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<StatementResult>> {
+        Box::pin(async move {
+            let options = self.write_options(self.run.next_step());
+            sql::execute(&self.ctx, &self.lakehouse, self, statement, options).await
+        })
     }
 
     /// Plans a query, time travel included, without running it.
     ///
     /// # Errors
     /// Syntax errors, missing tables and columns.
-    pub async fn dataframe(&self, query: &str) -> Result<DataFrame> {
-        let plan = sql::plan_query(&self.ctx, &self.lakehouse, query).await?;
-        Ok(DataFrame::new(self.ctx.state(), plan))
+    pub fn dataframe<'a>(&'a self, query: &'a str) -> BoxFuture<'a, Result<DataFrame>> {
+        Box::pin(async move {
+            let plan = sql::plan_query(&self.ctx, &self.lakehouse, query).await?;
+            Ok(DataFrame::new(self.ctx.state(), plan))
+        })
     }
 
     /// A table of the lakehouse as a data frame, at its newest snapshot.
     ///
     /// # Errors
     /// Missing table.
-    pub async fn table(&self, name: &str) -> Result<DataFrame> {
-        self.ctx.table(name).await.map_err(Error::from_datafusion)
+    pub fn table<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<DataFrame>> {
+        Box::pin(async move { self.ctx.table(name).await.map_err(Error::from_datafusion) })
     }
 
     /// Writes the rows of `frame` to `table` and commits. A `step` that this run committed before is found done and not written again.
     ///
     /// # Errors
     /// Missing table, schema mismatch, conflict, lost executors.
-    pub async fn write(&self, frame: DataFrame, table: &TableIdent, mode: WriteMode, step: &str) -> Result<TableOutcome> {
-        self.run.set_step(Some(step));
-        let outcome = write_dataframe(&self.lakehouse, self, frame, table, mode, &self.write_options(step.to_owned())).await;
-        self.run.set_step(None);
-        outcome
+    pub fn write<'a>(
+        &'a self,
+        frame: DataFrame,
+        table: &'a TableIdent,
+        mode: WriteMode,
+        step: &'a str,
+    ) -> BoxFuture<'a, Result<TableOutcome>> {
+        Box::pin(async move {
+            self.run.set_step(Some(step));
+            let outcome = write_dataframe(&self.lakehouse, self, frame, table, mode, &self.write_options(step.to_owned())).await;
+            self.run.set_step(None);
+            outcome
+        })
     }
 
     /// Waits, for at most three seconds, until queries that were let go are cancelled. Call it before the process ends.

@@ -111,15 +111,24 @@ keys! {
     DATA_DIR: String = "data-dir", "", false, "Directory of all local state: catalog file, warehouse, event logs, work directories. Default: $XDG_DATA_HOME/chainalytics.";
 
     CATALOG_NAME: String = "catalog.name", "default", false, "Name of the catalog: part of every row of the catalog database, so all engines must use the same.";
-    CATALOG_URI: String = "catalog.uri", "", false, "Catalog database, as PyIceberg writes it: sqlite:////abs/path or postgresql://user:pw@host:port/db. Default: catalog.db in the data directory.";
+    CATALOG_URI: String = "catalog.uri", "", false, "Catalog database, as PyIceberg writes it: sqlite:////abs/path, postgresql://user:pw@host:port/db, or http(s)://host:port of a REST catalog. Default: catalog.db in the data directory.";
     CATALOG_WAREHOUSE: String = "catalog.warehouse", "", false, "Where tables are kept: a directory, file:///dir or s3://bucket/prefix. Default: warehouse in the data directory.";
     CATALOG_NAMESPACE: String = "catalog.namespace", "chainalytics", false, "Namespace of table names that have none.";
     CATALOG_BUSY_TIMEOUT: Duration = "catalog.busy-timeout", "30s", false, "How long to wait for the lock of the catalog database.";
+
+    CATALOG_CONNECT_TIMEOUT: Duration = "catalog.connect-timeout", "10s", false, "How long a PostgreSQL or REST catalog may take to answer the first time.";
+    CATALOG_TYPE: String = "catalog.type", "", false, "sql or rest; empty: by catalog.uri (http and https are REST catalogs).";
+    CATALOG_REST_CREDENTIAL: String = "catalog.rest.credential", "", true, "id:secret for OAuth2 client credentials at a REST catalog.";
+    CATALOG_REST_TOKEN: String = "catalog.rest.token", "", true, "Bearer token for a REST catalog; wins over catalog.rest.credential.";
+    CATALOG_REST_OAUTH2_SERVER_URI: String = "catalog.rest.oauth2-server-uri", "", false, "Where tokens are asked for; empty: the REST catalog's own endpoint.";
+    CATALOG_REST_SCOPE: String = "catalog.rest.scope", "catalog", false, "OAuth2 scope asked for.";
+    CATALOG_REST_TIMEOUT: Duration = "catalog.rest.timeout", "60s", false, "Longest time of one request to a REST catalog.";
 
     S3_ENDPOINT: String = "s3.endpoint", "", false, "URL of an S3-compatible store other than AWS.";
     S3_REGION: String = "s3.region", "us-east-1", false, "Region of the buckets.";
     S3_ACCESS_KEY_ID: String = "s3.access-key-id", "", false, "Access key; empty takes the usual AWS environment.";
     S3_SECRET_ACCESS_KEY: String = "s3.secret-access-key", "", true, "Secret key.";
+    S3_SESSION_TOKEN: String = "s3.session-token", "", true, "Session token of temporary keys.";
     S3_PATH_STYLE: bool = "s3.path-style", "true", false, "Buckets in the path of the URL, as MinIO and SeaweedFS have it.";
 
     KAFKA_BOOTSTRAP_SERVERS: String = "kafka.bootstrap.servers", "127.0.0.1:9092", false, "Brokers, host:port separated by commas. Any other kafka.* key is passed to librdkafka by its own name.";
@@ -158,7 +167,7 @@ keys! {
     SCHEDULER_PING_INTERVAL: Duration = "scheduler.ping-interval", "1s", false, "Time between signs of executors.";
     SCHEDULER_MIN_EXECUTORS: usize = "scheduler.min-executors", "1", false, "Executors that /readyz waits for.";
     SCHEDULER_EXECUTOR_WAIT_TIMEOUT: Duration = "scheduler.executor-wait-timeout", "60s", false, "How long queries wait while no executor is there before they fail; 0s is for ever.";
-    SCHEDULER_JOB_DATA_TTL: Duration = "scheduler.job-data-ttl", "10min", false, "How long shuffle files of an ended query are kept.";
+    SCHEDULER_JOB_DATA_TTL: Duration = "scheduler.job-data-ttl", "10m", false, "How long shuffle files of an ended query are kept.";
     SCHEDULER_JOB_STATE_TTL: Duration = "scheduler.job-state-ttl", "1h", false, "How long an ended query is kept in memory.";
     SCHEDULER_DRIVER_TIMEOUT: Duration = "scheduler.driver-timeout", "30s", false, "A driver that gives no sign for so long is lost.";
     SCHEDULER_REPORT_INTERVAL: Duration = "scheduler.report-interval", "1s", false, "Time between signs of drivers.";

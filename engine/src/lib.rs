@@ -10,6 +10,7 @@ pub mod memtable;
 pub mod options;
 mod planner;
 mod session;
+mod uniform_leaves;
 
 pub use codec::{ChainLogicalCodec, ChainPhysicalCodec};
 pub use planner::ChainQueryPlanner;

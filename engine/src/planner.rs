@@ -12,6 +12,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
+use crate::uniform_leaves::uniform_leaves;
+
 /// DataFusion's planner with the extension planners of the lakehouse (Iceberg writes).
 pub struct ChainQueryPlanner {
     inner: DefaultPhysicalPlanner,
@@ -34,6 +36,6 @@ impl ChainQueryPlanner {
 #[async_trait]
 impl QueryPlanner for ChainQueryPlanner {
     async fn create_physical_plan(&self, logical_plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
-        self.inner.create_physical_plan(logical_plan, session).await
+        uniform_leaves(self.inner.create_physical_plan(logical_plan, session).await?)
     }
 }

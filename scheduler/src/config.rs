@@ -56,6 +56,7 @@ impl Options {
             lease_ttl,
             ping_interval,
             min_ready_executors: config.get(&keys::SCHEDULER_MIN_EXECUTORS),
+            executor_wait_timeout: config.get(&keys::SCHEDULER_EXECUTOR_WAIT_TIMEOUT),
             message_bytes_max: MESSAGE_BYTES_MAX,
             job_data_kept: config.get(&keys::SCHEDULER_JOB_DATA_TTL),
             job_state_kept: config.get(&keys::SCHEDULER_JOB_STATE_TTL),

@@ -35,6 +35,8 @@ pub struct Options {
     pub ping_interval: Duration,
     /// Executors that `/readyz` waits for.
     pub min_ready_executors: usize,
+    /// Queries fail when there was no executor for so long; zero is for ever.
+    pub executor_wait_timeout: Duration,
     /// Largest gRPC message, in bytes.
     pub message_bytes_max: u32,
     /// Shuffle files of an ended query are kept for so long: its rows are fetched from them.
@@ -85,6 +87,7 @@ pub(crate) fn test_options(dir: &std::path::Path) -> Options {
         lease_ttl: Duration::from_secs(4),
         ping_interval: Duration::from_secs(1),
         min_ready_executors: 1,
+        executor_wait_timeout: Duration::from_secs(60),
         message_bytes_max: 16 << 20,
         job_data_kept: Duration::from_secs(60),
         job_state_kept: Duration::from_secs(60),

@@ -3,6 +3,7 @@
 use crate::ballista::Ballista;
 use crate::error::SchedulerError;
 use crate::executors::service::ExecutorServiceImpl;
+use crate::guard::task_reports::CheckedReports;
 use crate::runs::service::RunServiceImpl;
 use ballista_core::serde::protobuf::scheduler_grpc_server::SchedulerGrpcServer;
 use chainalytics_proto::v1::executor_service_server::ExecutorServiceServer;
@@ -43,7 +44,7 @@ pub fn grpc(
 ) -> impl Future<Output = Result<(), SchedulerError>> {
     let bytes_max = message_bytes_max as usize;
     let ballista =
-        SchedulerGrpcServer::new(ballista).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max);
+        SchedulerGrpcServer::new(CheckedReports::new(ballista)).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(HTTP2_KEEPALIVE))

@@ -43,6 +43,10 @@ pub(crate) fn judge(ended: &Ended, validity: Validity, detail: &str, attempt: u3
         (Ended::Failed(_), Validity::ExecutorLost | Validity::StageRetried | Validity::Unknown) => {
             format!("it failed when an executor was lost ({}{})", validity.label(), suffix(detail))
         }
+        // Whoever cancelled it said why, in the platform's own terms.
+        (Ended::Failed(_), Validity::NotSuccessful) if own_error(detail).is_some() => {
+            return Verdict::Fail(own_error(detail).unwrap_or_else(|| error_of(detail)));
+        }
         (Ended::Failed(message), Validity::NotSuccessful | Validity::Ok) if looks_like_a_loss(message) => {
             format!("it failed because an executor did not answer: {}", first_line(message))
         }
@@ -129,6 +133,15 @@ mod tests {
         let Verdict::Fail(error) = judge(&Ended::Fetched, Validity::ExecutorLost, "e1", MAX, MAX) else { panic!("must give up") };
         assert_eq!(error.code(), ErrorCode::ExecutorLost);
         assert!(error.to_string().contains("3 times"), "{error}");
+    }
+
+    #[test]
+    fn a_reason_with_a_code_is_passed_on() {
+        let ended = Ended::Failed("Job failed: Cancelled".to_owned());
+        let Verdict::Fail(error) = judge(&ended, Validity::NotSuccessful, "cancelled: [CA-CLUSTER-NOT-READY] no executor", 1, MAX) else {
+            panic!("must fail")
+        };
+        assert_eq!((error.code(), error.message()), (ErrorCode::ClusterNotReady, "no executor"));
     }
 
     #[test]

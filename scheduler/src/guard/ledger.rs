@@ -5,7 +5,7 @@
 
 use super::lease::{LeaseTable, LossCause, Stale};
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Ended jobs remembered for [`Ledger::validate`]; older ones are answered with [`Verdict::Unknown`].
 const ENDED_JOBS_MAX: usize = 20_000;
@@ -73,6 +73,7 @@ pub enum Verdict {
 
 #[derive(Debug)]
 struct JobRecord {
+    opened_at: Instant,
     outcome: Outcome,
     executors: BTreeSet<String>,
     invalid: Option<Invalidity>,
@@ -238,6 +239,16 @@ impl Ledger {
         self.jobs.get(job_id).map(|job| job.executors.clone()).unwrap_or_default()
     }
 
+    /// Open jobs that are older than `age` and still valid.
+    #[must_use]
+    pub fn open_longer_than(&self, age: Duration) -> Vec<String> {
+        self.jobs
+            .iter()
+            .filter(|(_, job)| job.outcome == Outcome::Open && job.invalid.is_none() && job.opened_at.elapsed() >= age)
+            .map(|(job_id, _)| job_id.clone())
+            .collect()
+    }
+
     /// Open jobs.
     #[must_use]
     pub fn open_jobs(&self) -> usize {
@@ -252,6 +263,7 @@ impl Ledger {
 
     fn job(&mut self, job_id: &str) -> &mut JobRecord {
         self.jobs.entry(job_id.to_owned()).or_insert_with(|| JobRecord {
+            opened_at: Instant::now(),
             outcome: Outcome::Open,
             executors: BTreeSet::new(),
             invalid: None,
@@ -295,7 +307,6 @@ impl Ledger {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use std::time::Duration;
 
     fn ledger(executors: &[&str]) -> Ledger {
         let mut ledger = Ledger::new(LeaseTable::new(Duration::from_secs(4)));
@@ -369,6 +380,17 @@ mod tests {
         assert_eq!(ledger.validate("j"), Verdict::Invalid(Invalidity::StageRetried { stage_id: 3 }));
         assert_eq!(ledger.validate("k"), Verdict::Invalid(Invalidity::StageRetried { stage_id: 2 }));
         assert_eq!(ledger.invalidated_total(), 2);
+    }
+
+    #[test]
+    fn waiting_jobs_are_those_that_are_open_and_valid() {
+        let mut ledger = ledger(&["a"]);
+        ledger.job_opened("waits");
+        ledger.job_opened("cancelled");
+        ledger.request_cancel("cancelled", "killed");
+        ledger.job_observed("done", ended(&["a"], None));
+        assert_eq!(ledger.open_longer_than(Duration::ZERO), ["waits"]);
+        assert!(ledger.open_longer_than(Duration::from_secs(60)).is_empty());
     }
 
     #[test]

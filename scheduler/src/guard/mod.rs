@@ -15,11 +15,13 @@ pub mod cluster_state;
 pub mod job_state;
 pub mod lease;
 pub mod ledger;
+pub mod task_reports;
 
 use self::lease::{LeaseTable, LossCause, Stale};
 use self::ledger::{JobFacts, Ledger, Outcome, Verdict};
 use crate::ballista::Ballista;
 use ballista_core::JobId;
+use chainalytics_common::{Error, ErrorCode};
 use ballista_core::serde::protobuf::{job_status, task_status};
 use ballista_scheduler::state::execution_graph::ExecutionGraph;
 use ballista_scheduler::state::execution_stage::ExecutionStage;
@@ -57,6 +59,7 @@ pub struct Guard {
 }
 
 struct Inner {
+    executor_wait_timeout: Duration,
     ledger: Mutex<Ledger>,
     /// Set once, after Ballista's server was built around our states.
     ballista: OnceLock<Ballista>,
@@ -69,11 +72,13 @@ struct Inner {
 }
 
 impl Guard {
-    /// `lease_ttl`: how long an executor may be silent.
+    /// `lease_ttl`: how long an executor may be silent. `executor_wait_timeout`: how long queries wait while there is none at all; zero is for
+    /// ever.
     #[must_use]
-    pub fn new(lease_ttl: Duration) -> Self {
+    pub fn new(lease_ttl: Duration, executor_wait_timeout: Duration) -> Self {
         Self {
             inner: Arc::new(Inner {
+                executor_wait_timeout,
                 ledger: Mutex::new(Ledger::new(LeaseTable::new(lease_ttl))),
                 ballista: OnceLock::new(),
                 losses: broadcast::channel(LOSSES_BUFFERED).0,
@@ -179,6 +184,7 @@ impl Guard {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut before = Instant::now();
         let mut excused = false;
+        let mut executor_seen = before;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -198,12 +204,30 @@ impl Guard {
             for (executor_id, cause) in self.ledger(|ledger| ledger.leases().overdue(now)) {
                 self.lose(&executor_id, cause).await;
             }
+            if self.ledger(|ledger| ledger.leases().held()) > 0 {
+                executor_seen = now;
+            } else {
+                self.fail_waiting_queries(now.duration_since(executor_seen)).await;
+            }
             self.look_over_running_graphs();
             let to_cancel = self.ledger(|ledger| ledger.open_but_invalid());
             self.inner.cancelled_at.lock().retain(|job_id, _| to_cancel.contains(job_id));
             for job_id in to_cancel {
                 self.cancel_again(&job_id).await;
             }
+        }
+    }
+
+    /// Ends the queries that wait for executors, of which there has been none for `absent`. Each waits for the whole time-out of its own.
+    async fn fail_waiting_queries(&self, absent: Duration) {
+        let timeout = self.inner.executor_wait_timeout;
+        if timeout.is_zero() || absent < timeout {
+            return;
+        }
+        let error = Error::new(ErrorCode::ClusterNotReady, format!("there has been no executor for {timeout:?} (scheduler.executor-wait-timeout)"));
+        let waiting = self.ledger(|ledger| ledger.open_longer_than(timeout));
+        for job_id in waiting {
+            self.cancel_query(&job_id, &error.to_string()).await;
         }
     }
 

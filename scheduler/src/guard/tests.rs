@@ -77,7 +77,7 @@ impl Drop for World {
 
 impl World {
     async fn new() -> Self {
-        let guard = Guard::new(Duration::from_secs(3_600));
+        let guard = Guard::new(Duration::from_secs(3_600), Duration::ZERO);
         let engine = EngineParts {
             session_builder: Arc::new(default_session_builder),
             config_producer: Arc::new(default_config_producer),
