@@ -12,8 +12,11 @@ use tempfile::TempDir;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// The binary under test.
+/// The binary under test: the release build, or what `TEST_BINARY` names.
 pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("TEST_BINARY") {
+        return PathBuf::from(path);
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/release/chainalytics");
     assert!(path.is_file(), "{} is missing: run `cargo build --release --workspace` first (make test does)", path.display());
     path
