@@ -58,6 +58,6 @@ impl fmt::Display for TableIdent {
     }
 }
 
-fn split_namespace(namespace: &str) -> Vec<String> {
+pub(crate) fn split_namespace(namespace: &str) -> Vec<String> {
     namespace.split('.').filter(|level| !level.is_empty()).map(str::to_owned).collect()
 }

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod commit;
 pub mod dml;
 pub mod exec;
+pub mod maintenance;
 pub mod scan;
 pub mod sql;
 pub mod store;
@@ -22,7 +23,7 @@ mod lakehouse;
 #[cfg(test)]
 mod test_support;
 
-pub use catalog::{CreateTable, PartitionFieldDef, SqlCatalog};
+pub use catalog::{Catalog, CreateTable, PartitionFieldDef};
 pub use commit::{CommitOptions, CommitOutcome, Decision, TableChange, Transaction};
 pub use ident::TableIdent;
 pub use lakehouse::Lakehouse;

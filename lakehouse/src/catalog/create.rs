@@ -9,7 +9,7 @@ use iceberg::spec::{
 };
 use uuid::Uuid;
 
-use super::{SqlCatalog, Swap, TableCommit, with_pool};
+use super::{Backend, Catalog, SqlCatalog};
 use crate::err;
 use crate::ident::TableIdent;
 use crate::store::normalize_location;
@@ -76,7 +76,7 @@ impl CreateTable {
     }
 }
 
-impl SqlCatalog {
+impl Catalog {
     /// Creates a table, and its namespace where missing. With `if_not_exists` a table that is there is returned as
     /// it is.
     ///
@@ -86,35 +86,30 @@ impl SqlCatalog {
         if let Some(table) = self.find_table(&create.ident).await? {
             return if if_not_exists { Ok(table) } else { Err(err::table_exists(&create.ident)) };
         }
-        let (metadata, location) = self.write_first_metadata(&create).await?;
-        self.create_namespace(&create.ident.namespace_key()).await?;
-        match self.insert_table(&create.ident, &location).await {
-            Ok(true) => Table::new(create.ident, location, metadata, Arc::clone(self.store())),
-            Ok(false) => {
-                self.store().delete_best_effort(vec![location]).await;
-                if if_not_exists { self.load_table(&create.ident).await } else { Err(err::table_exists(&create.ident)) }
+        let created = match &self.backend {
+            Backend::Sql(sql) => self.create_with_row(sql, &create).await?,
+            Backend::Rest(rest) => {
+                self.create_namespace(&create.ident.namespace_key()).await?;
+                rest.create_table(&create, &self.store).await?
             }
-            // The insert may have reached the database, so the metadata file stays.
-            Err(error) => Err(error),
+        };
+        match created {
+            Some(table) => Ok(table),
+            None if if_not_exists => self.load_table(&create.ident).await,
+            None => Err(err::table_exists(&create.ident)),
         }
     }
 
-    /// Creates a table or puts a new, empty one in the place of the old, in one step. The old table's files stay.
-    pub async fn create_or_replace_table(&self, create: CreateTable) -> Result<Table> {
-        let Some(old_location) = self.metadata_location(&create.ident).await? else {
-            return self.create_table(create, false).await;
-        };
-        let (metadata, new_location) = self.write_first_metadata(&create).await?;
-        let commit =
-            TableCommit { ident: create.ident.clone(), old_location, new_location: new_location.clone() };
-        match self.swap(&[commit]).await? {
-            Swap::Done => Table::new(create.ident, new_location, metadata, Arc::clone(self.store())),
-            Swap::Conflict(ident) => {
-                self.store().delete_best_effort(vec![new_location]).await;
-                Err(err::conflict(format!("table {ident} was changed while it was being replaced")))
-            }
-            Swap::Unknown(error) => Err(error),
+    /// `None` if another process created a table of that name meanwhile.
+    async fn create_with_row(&self, sql: &SqlCatalog, create: &CreateTable) -> Result<Option<Table>> {
+        let (metadata, location) = self.write_first_metadata(create).await?;
+        self.create_namespace(&create.ident.namespace_key()).await?;
+        // If this fails the row may have reached the database all the same, so the metadata file stays.
+        if sql.insert_table(&create.ident, &location).await? {
+            return Table::new(create.ident.clone(), location, metadata, Arc::clone(&self.store)).map(Some);
         }
+        self.store.delete_best_effort(vec![location]).await;
+        Ok(None)
     }
 
     async fn write_first_metadata(&self, create: &CreateTable) -> Result<(Arc<TableMetadata>, String)> {
@@ -122,62 +117,66 @@ impl SqlCatalog {
             Some(location) => normalize_location(location)?,
             None => self.free_location(&create.ident).await?,
         };
-        let metadata = Arc::new(first_metadata(create, base)?);
-        let location =
-            format!("{}/metadata/{:05}-{}.metadata.json", metadata.location(), 0, Uuid::new_v4());
+        let metadata = Arc::new(Definition::of(create)?.first_metadata(base)?);
+        let location = format!("{}/metadata/{:05}-{}.metadata.json", metadata.location(), 0, Uuid::new_v4());
         let json = serde_json::to_vec(metadata.as_ref()).map_err(|e| err::internal(format!("table metadata: {e}")))?;
-        self.store().write(&location, json.into()).await?;
-        self.store().metadata_cache().put_metadata(&location, Arc::clone(&metadata));
+        self.store.write(&location, json.into()).await?;
+        self.store.metadata_cache().put_metadata(&location, Arc::clone(&metadata));
         Ok((metadata, location))
     }
 
     /// `<warehouse>/<namespace>/<name>`, with a suffix if a dropped table left files there.
     async fn free_location(&self, ident: &TableIdent) -> Result<String> {
-        let base = format!("{}/{}/{}", self.warehouse(), ident.namespace().join("/"), ident.name());
-        if self.store().list(&format!("{base}/metadata")).await?.is_empty() {
+        let base = format!("{}/{}/{}", self.warehouse, ident.namespace().join("/"), ident.name());
+        if self.store.list(&format!("{base}/metadata")).await?.is_empty() {
             return Ok(base);
         }
         let suffix = Uuid::new_v4().simple().to_string();
         Ok(format!("{base}-{}", &suffix[..8]))
     }
-
-    /// `false` if another process created a table of that name meanwhile.
-    async fn insert_table(&self, ident: &TableIdent, location: &str) -> Result<bool> {
-        let sql = if self.has_type_column {
-            "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) \
-             VALUES ($1, $2, $3, $4, 'TABLE')"
-        } else {
-            "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location) \
-             VALUES ($1, $2, $3, $4)"
-        };
-        with_pool!(&self.pool, pool => {
-            let query =
-                sqlx::query(sql).bind(&self.name).bind(ident.namespace_key()).bind(ident.name()).bind(location);
-            match query.execute(pool).await {
-                Ok(_) => Ok(true),
-                Err(e) if err::is_unique_violation(&e) => Ok(false),
-                Err(e) => Err(self.pool.error(e)),
-            }
-        })
-    }
 }
 
-fn first_metadata(create: &CreateTable, location: String) -> Result<TableMetadata> {
-    let schema = arrow_schema::from_arrow(&create.schema)?;
-    let spec = partition_spec(&schema, &create.partition)?;
-    let sort_order = sort_order(&schema, &create.sort)?;
-    let mut properties: HashMap<String, String> =
-        DEFAULT_PROPERTIES.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    properties.extend(create.properties.clone());
-    let format_version = match properties.remove("format-version").as_deref() {
-        None | Some("2") => FormatVersion::V2,
-        Some("1") => FormatVersion::V1,
-        Some("3") => FormatVersion::V3,
-        Some(other) => return Err(err::invalid(format!("format-version '{other}'"))),
-    };
-    let builder = TableMetadataBuilder::new(schema, spec, sort_order, location, format_version, properties)
-        .map_err(err::iceberg_input)?;
-    Ok(builder.build().map_err(err::iceberg_input)?.metadata)
+/// A new table in Iceberg's own terms.
+pub(super) struct Definition {
+    pub schema: Schema,
+    pub spec: UnboundPartitionSpec,
+    pub sort_order: SortOrder,
+    /// Those of its creator and our defaults; without `format-version`.
+    properties: HashMap<String, String>,
+    format_version: FormatVersion,
+}
+
+impl Definition {
+    pub(super) fn of(create: &CreateTable) -> Result<Self> {
+        let schema = arrow_schema::from_arrow(&create.schema)?;
+        let spec = partition_spec(&schema, &create.partition)?;
+        let sort_order = sort_order(&schema, &create.sort)?;
+        let mut properties: HashMap<String, String> =
+            DEFAULT_PROPERTIES.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        properties.extend(create.properties.clone());
+        let format_version = match properties.remove("format-version").as_deref() {
+            None | Some("2") => FormatVersion::V2,
+            Some("1") => FormatVersion::V1,
+            Some("3") => FormatVersion::V3,
+            Some(other) => return Err(err::invalid(format!("format-version '{other}'"))),
+        };
+        Ok(Self { schema, spec, sort_order, properties, format_version })
+    }
+
+    fn first_metadata(self, location: String) -> Result<TableMetadata> {
+        let (spec, order) = (self.spec, self.sort_order);
+        let builder =
+            TableMetadataBuilder::new(self.schema, spec, order, location, self.format_version, self.properties)
+                .map_err(err::iceberg_input)?;
+        Ok(builder.build().map_err(err::iceberg_input)?.metadata)
+    }
+
+    /// Properties as a server takes them: the format's version is one of them.
+    pub(super) fn all_properties(&self) -> BTreeMap<String, String> {
+        let mut all: BTreeMap<String, String> = self.properties.clone().into_iter().collect();
+        all.insert("format-version".to_owned(), (self.format_version as u8).to_string());
+        all
+    }
 }
 
 pub(crate) fn partition_spec(schema: &Schema, fields: &[PartitionFieldDef]) -> Result<UnboundPartitionSpec> {

@@ -1,29 +1,32 @@
-//! The catalog: one SQL row per table, pointing at its current metadata file.
-//!
-//! Table layout: Iceberg's JDBC catalog (schema V1), which Spark's `JdbcCatalog` and PyIceberg's `SqlCatalog` open
-//! unchanged. A commit is a compare-and-swap of `metadata_location`; several tables move in one SQL transaction.
+//! The catalog: which tables there are, and which metadata file of each is current. Either a database (`sql`) or a server
+//! that speaks Iceberg's REST protocol (`rest`).
 
 mod create;
-mod namespaces;
-mod pool;
+mod rest;
+mod sql;
 mod swap;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chainalytics_common::Result;
 
 use crate::err;
-use crate::ident::TableIdent;
+use crate::ident::{TableIdent, split_namespace};
 use crate::store::StoreRegistry;
 use crate::table::Table;
 
 pub use create::{CreateTable, PartitionFieldDef};
 pub(crate) use create::{parse_transform, partition_spec};
-pub(crate) use pool::with_pool;
-use pool::Pool;
+use rest::RestCatalog;
+pub use rest::RestOptions;
+use sql::{SqlCatalog, SqlOptions};
 pub use swap::TableCommit;
 pub(crate) use swap::Swap;
+
+/// How long a server may take to let us in, where nothing else is said.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to reach the catalog.
 #[derive(Debug, Clone)]
@@ -40,30 +43,45 @@ pub struct CatalogOptions {
     pub warehouse: String,
 }
 
-/// Iceberg's JDBC catalog over SQLite or PostgreSQL.
-pub struct SqlCatalog {
-    pub(crate) name: String,
-    pub(crate) pool: Pool,
+/// A catalog of Iceberg tables.
+pub struct Catalog {
+    name: String,
+    backend: Backend,
     warehouse: String,
     store: Arc<StoreRegistry>,
-    /// Catalogs made by older versions (and by PyIceberg) have no column `iceberg_type`.
-    pub(crate) has_type_column: bool,
 }
 
-impl std::fmt::Debug for SqlCatalog {
+enum Backend {
+    Sql(SqlCatalog),
+    Rest(Box<RestCatalog>),
+}
+
+impl std::fmt::Debug for Catalog {
     // The URI may hold a password, so it is left out.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SqlCatalog").field("name", &self.name).field("warehouse", &self.warehouse).finish_non_exhaustive()
+        f.debug_struct("Catalog").field("name", &self.name).field("warehouse", &self.warehouse).finish_non_exhaustive()
     }
 }
 
-impl SqlCatalog {
-    /// Connects, and creates the catalog's tables where they are missing.
+impl Catalog {
+    /// Connects to the database, and creates the catalog's tables where they are missing.
     pub async fn open(options: &CatalogOptions, store: Arc<StoreRegistry>) -> Result<Self> {
-        let pool = Pool::connect(options).await?;
-        pool.create_tables().await?;
-        let has_type_column = pool.has_type_column().await?;
-        Ok(Self { name: options.name.clone(), pool, warehouse: options.warehouse.clone(), store, has_type_column })
+        let sql = SqlOptions {
+            name: options.name.clone(),
+            uri: options.uri.clone(),
+            busy_timeout: options.busy_timeout,
+            connect_timeout: CONNECT_TIMEOUT,
+            connections_max: options.connections_max,
+        };
+        let backend = Backend::Sql(SqlCatalog::open(&sql).await?);
+        Ok(Self { name: options.name.clone(), backend, warehouse: options.warehouse.clone(), store })
+    }
+
+    /// Connects to a REST catalog and takes the configuration that it gives.
+    pub async fn open_rest(name: &str, options: &RestOptions, store: Arc<StoreRegistry>) -> Result<Self> {
+        let rest = RestCatalog::open(options).await?;
+        let warehouse = rest.warehouse().unwrap_or_default().to_owned();
+        Ok(Self { name: name.to_owned(), backend: Backend::Rest(Box::new(rest)), warehouse, store })
     }
 
     /// Value of `catalog_name`.
@@ -71,7 +89,8 @@ impl SqlCatalog {
         &self.name
     }
 
-    /// Base URI of tables that name no location.
+    /// Base URI of tables that name no location. A REST catalog's server decides that; then it is the server's name for
+    /// its warehouse, or empty.
     pub fn warehouse(&self) -> &str {
         &self.warehouse
     }
@@ -86,19 +105,30 @@ impl SqlCatalog {
     /// # Errors
     /// `TableNotFound`; `CatalogBusy` or `CatalogUnreachable`; `StorageRead` if its metadata file is gone.
     pub async fn load_table(&self, ident: &TableIdent) -> Result<Table> {
-        match self.metadata_location(ident).await? {
-            Some(location) => Table::from_metadata_location(ident.clone(), &location, Arc::clone(&self.store)).await,
-            None => Err(err::table_not_found(ident)),
-        }
+        self.find_table(ident).await?.ok_or_else(|| err::table_not_found(ident))
     }
 
     /// Loads a table, or `None` when the catalog has none of that name.
     pub async fn find_table(&self, ident: &TableIdent) -> Result<Option<Table>> {
+        if let Backend::Rest(rest) = &self.backend {
+            return rest.find_table(ident, &self.store).await;
+        }
         match self.metadata_location(ident).await? {
             Some(location) => {
                 Table::from_metadata_location(ident.clone(), &location, Arc::clone(&self.store)).await.map(Some)
             }
             None => Ok(None),
+        }
+    }
+
+    /// The table's current metadata file, if the catalog has the table.
+    pub(crate) async fn metadata_location(&self, ident: &TableIdent) -> Result<Option<String>> {
+        match &self.backend {
+            Backend::Sql(sql) => sql.metadata_location(ident).await,
+            Backend::Rest(rest) => {
+                let table = rest.find_table(ident, &self.store).await?;
+                Ok(table.map(|table| table.metadata_location().to_owned()))
+            }
         }
     }
 
@@ -109,87 +139,69 @@ impl SqlCatalog {
 
     /// Names of the tables in a namespace, sorted.
     pub async fn list_tables(&self, namespace: &str) -> Result<Vec<TableIdent>> {
-        let sql = format!(
-            "SELECT table_name FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2{} ORDER BY table_name",
-            self.type_filter()
-        );
-        let names: Vec<String> = with_pool!(&self.pool, pool => {
-            sqlx::query_scalar(&sql).bind(&self.name).bind(namespace).fetch_all(pool).await.map_err(|e| self.pool.error(e))?
-        });
-        Ok(names.into_iter().map(|name| TableIdent::new(namespace, name)).collect())
+        match &self.backend {
+            Backend::Sql(sql) => sql.list_tables(namespace).await,
+            Backend::Rest(rest) => rest.list_tables(&split_namespace(namespace)).await,
+        }
     }
 
     /// Removes a table from the catalog; with `purge` its files too. `false` if there was none.
     pub async fn drop_table(&self, ident: &TableIdent, purge: bool) -> Result<bool> {
-        let Some(location) = self.metadata_location(ident).await? else { return Ok(false) };
-        let sql = "DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3";
-        let rows = with_pool!(&self.pool, pool => {
-            let query = sqlx::query(sql).bind(&self.name).bind(ident.namespace_key()).bind(ident.name());
-            query.execute(pool).await.map_err(|e| self.pool.error(e))?.rows_affected()
-        });
-        if purge && rows > 0 {
-            self.purge(ident, &location).await?;
+        match &self.backend {
+            Backend::Sql(sql) => sql.drop_table(ident, purge, &self.store).await,
+            Backend::Rest(rest) => rest.drop_table(ident, purge).await,
         }
-        Ok(rows > 0)
-    }
-
-    async fn purge(&self, ident: &TableIdent, location: &str) -> Result<()> {
-        let metadata = self.store.metadata_cache().load_metadata(&self.store, location).await?;
-        let name = iceberg::TableIdent::from_strs(ident.namespace().iter().map(String::as_str).chain([ident.name()]))
-            .map_err(err::iceberg_input)?;
-        let table = iceberg::table::Table::builder()
-            .identifier(name)
-            .metadata(metadata)
-            .metadata_location(location)
-            .file_io(self.store.file_io())
-            .runtime(iceberg::Runtime::try_current().map_err(err::iceberg)?)
-            .build()
-            .map_err(err::iceberg)?;
-        iceberg::drop_table_data(&table).await.map_err(err::iceberg)
     }
 
     /// Renames a table within or across namespaces; its files stay where they are.
     pub async fn rename_table(&self, from: &TableIdent, to: &TableIdent) -> Result<()> {
-        let sql = "UPDATE iceberg_tables SET table_namespace = $1, table_name = $2 \
-                   WHERE catalog_name = $3 AND table_namespace = $4 AND table_name = $5";
         self.create_namespace(&to.namespace_key()).await?;
-        let rows = with_pool!(&self.pool, pool => {
-            let query = sqlx::query(sql)
-                .bind(to.namespace_key())
-                .bind(to.name())
-                .bind(&self.name)
-                .bind(from.namespace_key())
-                .bind(from.name());
-            match query.execute(pool).await {
-                Ok(done) => done.rows_affected(),
-                Err(e) if err::is_unique_violation(&e) => return Err(err::table_exists(to)),
-                Err(e) => return Err(self.pool.error(e)),
-            }
-        });
-        if rows == 0 { Err(err::table_not_found(from)) } else { Ok(()) }
+        match &self.backend {
+            Backend::Sql(sql) => sql.rename_table(from, to).await,
+            Backend::Rest(rest) => rest.rename_table(from, to).await,
+        }
     }
 
-    /// The table's current metadata file, if the catalog has the table.
-    pub(crate) async fn metadata_location(&self, ident: &TableIdent) -> Result<Option<String>> {
-        let sql = format!(
-            "SELECT metadata_location FROM iceberg_tables \
-             WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3{}",
-            self.type_filter()
-        );
-        let row: Option<Option<String>> = with_pool!(&self.pool, pool => {
-            sqlx::query_scalar(&sql)
-                .bind(&self.name)
-                .bind(ident.namespace_key())
-                .bind(ident.name())
-                .fetch_optional(pool)
-                .await
-                .map_err(|e| self.pool.error(e))?
-        });
-        Ok(row.flatten())
+    /// Creates a namespace; one that exists stays as it is.
+    pub async fn create_namespace(&self, namespace: &str) -> Result<()> {
+        match &self.backend {
+            Backend::Sql(sql) => sql.create_namespace(namespace).await,
+            Backend::Rest(rest) => rest.create_namespace(&split_namespace(namespace)).await,
+        }
     }
 
-    /// Views share the table; catalogs before V1 leave the type null.
-    fn type_filter(&self) -> &'static str {
-        if self.has_type_column { " AND (iceberg_type = 'TABLE' OR iceberg_type IS NULL)" } else { "" }
+    /// Namespaces that were created or hold a table, sorted.
+    pub async fn list_namespaces(&self) -> Result<Vec<String>> {
+        match &self.backend {
+            Backend::Sql(sql) => sql.list_namespaces().await,
+            Backend::Rest(rest) => rest.list_namespaces().await,
+        }
+    }
+
+    /// Whether a namespace exists.
+    pub async fn namespace_exists(&self, namespace: &str) -> Result<bool> {
+        match &self.backend {
+            Backend::Sql(sql) => Ok(sql.list_namespaces().await?.iter().any(|known| known == namespace)),
+            Backend::Rest(rest) => Ok(rest.namespace(&split_namespace(namespace)).await?.is_some()),
+        }
+    }
+
+    /// Removes an empty namespace. `false` if there was none; `InvalidArgument` if it holds tables.
+    pub async fn drop_namespace(&self, namespace: &str) -> Result<bool> {
+        if !self.list_tables(namespace).await?.is_empty() {
+            return Err(err::invalid(format!("namespace {namespace} is not empty")));
+        }
+        match &self.backend {
+            Backend::Sql(sql) => sql.drop_namespace(namespace).await,
+            Backend::Rest(rest) => rest.drop_namespace(&split_namespace(namespace)).await,
+        }
+    }
+
+    /// Properties of a namespace; none for one that does not exist.
+    pub async fn namespace_properties(&self, namespace: &str) -> Result<BTreeMap<String, String>> {
+        match &self.backend {
+            Backend::Sql(sql) => sql.namespace_properties(namespace).await,
+            Backend::Rest(rest) => Ok(rest.namespace(&split_namespace(namespace)).await?.unwrap_or_default()),
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::prepare::{Prepared, Step, prepare};
 use super::retry::RetryPolicy;
 use super::{CommitOptions, CommitOutcome, TableOutcome};
 use crate::Lakehouse;
-use crate::catalog::{SqlCatalog, Swap, TableCommit};
+use crate::catalog::{Catalog, Swap, TableCommit};
 use crate::err;
 use crate::ident::TableIdent;
 use crate::table::Table;
@@ -19,7 +19,7 @@ const RESOLVE_ATTEMPTS: u32 = 5;
 
 /// Changes to one or several tables that become visible together or not at all.
 pub struct Transaction {
-    catalog: Arc<SqlCatalog>,
+    catalog: Arc<Catalog>,
     changes: Vec<TableChange>,
 }
 
@@ -51,7 +51,7 @@ impl Transaction {
     }
 
     /// An empty transaction on a catalog.
-    pub fn on(catalog: Arc<SqlCatalog>) -> Self {
+    pub fn on(catalog: Arc<Catalog>) -> Self {
         Self { catalog, changes: Vec::new() }
     }
 
@@ -171,7 +171,10 @@ impl Transaction {
     ) -> Result<Vec<Step>> {
         let mut steps = Vec::with_capacity(self.changes.len());
         for change in &self.changes {
-            let table = self.catalog.load_table(change.ident()).await?;
+            let mut table = self.catalog.load_table(change.ident()).await?;
+            if let Some(branch) = &change.branch {
+                table = table.for_writes_to(branch);
+            }
             policy.get_or_insert_with(|| RetryPolicy::from_properties(table.properties()));
             let landed = doubts.get(change.ident()).into_iter().flatten().find(|doubt| doubt.is_in(&table));
             steps.push(match landed {
@@ -199,16 +202,25 @@ impl Transaction {
         outcomes
     }
 
-    /// Looks whether a swap of unknown outcome happened. All tables moved or none, so one answers for all.
+    /// Looks whether a swap of unknown outcome happened. A database moved all tables or none, a REST catalog perhaps only
+    /// some: then this says no, and the next round finds those that moved among its doubts.
     async fn resolve(&self, prepared: &[Prepared]) -> Result<bool> {
-        let Some(first) = prepared.first() else { return Ok(false) };
-        let doubt = Doubt { outcome: first.outcome.clone() };
+        for one in prepared {
+            let doubt = Doubt { outcome: one.outcome.clone() };
+            if !doubt.is_in(&self.load_patiently(&one.commit.ident).await?) {
+                return Ok(false);
+            }
+        }
+        Ok(!prepared.is_empty())
+    }
+
+    async fn load_patiently(&self, ident: &TableIdent) -> Result<Table> {
         let mut wait = Duration::from_millis(200);
         let mut tried = 0;
         loop {
             tried += 1;
-            match self.catalog.load_table(&first.commit.ident).await {
-                Ok(table) => return Ok(doubt.is_in(&table)),
+            match self.catalog.load_table(ident).await {
+                Ok(table) => return Ok(table),
                 Err(error) if tried >= RESOLVE_ATTEMPTS => return Err(error),
                 Err(error) => tracing::warn!(%error, "cannot yet see whether a commit went through"),
             }

@@ -3,6 +3,7 @@
 
 mod cache;
 mod file_io;
+mod lent;
 mod location;
 
 use std::collections::HashMap;
@@ -23,26 +24,67 @@ use url::Url;
 use crate::err;
 
 pub use cache::MetadataCache;
+pub(crate) use lent::LentCredentials;
+use lent::{Bucket, LentStores};
 pub use location::normalize_location;
 
 /// Deletions in flight when a list of files goes.
 const DELETE_CONCURRENCY: usize = 16;
 
 /// How to reach S3 (or what speaks its protocol).
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 struct S3Options {
     endpoint: Option<String>,
     region: Option<String>,
     access_key_id: Option<String>,
     secret_access_key: Option<String>,
+    session_token: Option<String>,
     path_style: bool,
     allow_http: bool,
+}
+
+impl S3Options {
+    /// These with what a catalog lends in place of our own.
+    fn lent(&self, config: &HashMap<String, String>) -> Self {
+        let text = |key: &str| config.get(key).filter(|value| !value.is_empty()).cloned();
+        let endpoint = text("s3.endpoint").or_else(|| self.endpoint.clone());
+        Self {
+            allow_http: endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")),
+            endpoint,
+            region: text("s3.region").or_else(|| text("client.region")).or_else(|| self.region.clone()),
+            access_key_id: text("s3.access-key-id"),
+            secret_access_key: text("s3.secret-access-key"),
+            session_token: text("s3.session-token"),
+            path_style: text("s3.path-style-access").map_or(self.path_style, |value| value == "true"),
+        }
+    }
+
+    fn store(&self, bucket: &str) -> Result<object_store::aws::AmazonS3> {
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_virtual_hosted_style_request(!self.path_style)
+            .with_allow_http(self.allow_http);
+        if let Some(endpoint) = &self.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if let Some(region) = &self.region {
+            builder = builder.with_region(region);
+        }
+        if let (Some(id), Some(secret)) = (&self.access_key_id, &self.secret_access_key) {
+            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+        }
+        if let Some(token) = &self.session_token {
+            builder = builder.with_token(token);
+        }
+        builder.build().map_err(|e| err::config(format!("S3 bucket {bucket}: {e}")))
+    }
 }
 
 /// Object stores by bucket, built when first asked for. DataFusion's runtime uses it as its registry.
 pub struct StoreRegistry {
     s3: S3Options,
     stores: RwLock<HashMap<String, Arc<dyn ObjectStore>>>,
+    lent: RwLock<HashMap<String, Arc<LentStores>>>,
     cache: MetadataCache,
 }
 
@@ -78,6 +120,7 @@ impl StoreRegistry {
             region: text(config.get(&keys::S3_REGION)),
             access_key_id: text(config.get(&keys::S3_ACCESS_KEY_ID)),
             secret_access_key: text(config.get(&keys::S3_SECRET_ACCESS_KEY)),
+            session_token: text(config.get(&keys::S3_SESSION_TOKEN)),
             path_style: config.get(&keys::S3_PATH_STYLE),
             allow_http,
         })
@@ -89,7 +132,7 @@ impl StoreRegistry {
     }
 
     fn with_s3(s3: S3Options) -> Arc<Self> {
-        Arc::new(Self { s3, stores: RwLock::default(), cache: MetadataCache::default() })
+        Arc::new(Self { s3, stores: RwLock::default(), lent: RwLock::default(), cache: MetadataCache::default() })
     }
 
     /// Store and path of a URI (`file:///x`, `file:/x`, `/x`, `s3://bucket/x`, `s3a://bucket/x`).
@@ -108,27 +151,15 @@ impl StoreRegistry {
         }
         let store: Arc<dyn ObjectStore> = match scheme {
             "file" => Arc::new(LocalFileSystem::new()),
-            "s3" | "s3a" | "s3n" => Arc::new(self.s3_store(bucket)?),
+            "s3" | "s3a" | "s3n" => Arc::new(Bucket { own: Arc::new(self.s3.store(bucket)?), lent: self.lent_stores(key) }),
             other => return Err(err::unsupported(format!("no object store for scheme '{other}'"))),
         };
         Ok(Arc::clone(self.stores.write().entry(key.to_owned()).or_insert(store)))
     }
 
-    fn s3_store(&self, bucket: &str) -> Result<object_store::aws::AmazonS3> {
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_virtual_hosted_style_request(!self.s3.path_style)
-            .with_allow_http(self.s3.allow_http);
-        if let Some(endpoint) = &self.s3.endpoint {
-            builder = builder.with_endpoint(endpoint);
-        }
-        if let Some(region) = &self.s3.region {
-            builder = builder.with_region(region);
-        }
-        if let (Some(id), Some(secret)) = (&self.s3.access_key_id, &self.s3.secret_access_key) {
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-        }
-        builder.build().map_err(|e| err::config(format!("S3 bucket {bucket}: {e}")))
+    /// Lent credentials of one bucket.
+    fn lent_stores(&self, authority: &str) -> Arc<LentStores> {
+        Arc::clone(self.lent.write().entry(authority.to_owned()).or_default())
     }
 
     /// Whole content of one file.

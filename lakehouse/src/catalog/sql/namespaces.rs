@@ -3,14 +3,13 @@ use std::collections::BTreeMap;
 use chainalytics_common::Result;
 
 use super::{SqlCatalog, with_pool};
-use crate::err;
 
 /// Marks a namespace that has no other property; Java's and Python's catalogs write the same row.
 const EXISTS_KEY: &str = "exists";
 
 impl SqlCatalog {
     /// Creates a namespace; one that exists stays as it is.
-    pub async fn create_namespace(&self, namespace: &str) -> Result<()> {
+    pub(crate) async fn create_namespace(&self, namespace: &str) -> Result<()> {
         let sql = "INSERT INTO iceberg_namespace_properties (catalog_name, namespace, property_key, property_value) \
                    VALUES ($1, $2, $3, 'true') ON CONFLICT (catalog_name, namespace, property_key) DO NOTHING";
         with_pool!(&self.pool, pool => {
@@ -20,7 +19,7 @@ impl SqlCatalog {
     }
 
     /// Namespaces that were created or hold a table, sorted.
-    pub async fn list_namespaces(&self) -> Result<Vec<String>> {
+    pub(crate) async fn list_namespaces(&self) -> Result<Vec<String>> {
         let sql = "SELECT namespace FROM iceberg_namespace_properties WHERE catalog_name = $1 \
                    UNION SELECT table_namespace FROM iceberg_tables WHERE catalog_name = $1 ORDER BY 1";
         with_pool!(&self.pool, pool => {
@@ -28,16 +27,8 @@ impl SqlCatalog {
         })
     }
 
-    /// Whether a namespace exists.
-    pub async fn namespace_exists(&self, namespace: &str) -> Result<bool> {
-        Ok(self.list_namespaces().await?.iter().any(|known| known == namespace))
-    }
-
-    /// Removes an empty namespace. `false` if there was none; `InvalidArgument` if it holds tables.
-    pub async fn drop_namespace(&self, namespace: &str) -> Result<bool> {
-        if !self.list_tables(namespace).await?.is_empty() {
-            return Err(err::invalid(format!("namespace {namespace} is not empty")));
-        }
+    /// Removes a namespace that is known to be empty. `false` if there was none.
+    pub(crate) async fn drop_namespace(&self, namespace: &str) -> Result<bool> {
         let sql = "DELETE FROM iceberg_namespace_properties WHERE catalog_name = $1 AND namespace = $2";
         let rows = with_pool!(&self.pool, pool => {
             let query = sqlx::query(sql).bind(&self.name).bind(namespace);
@@ -47,7 +38,7 @@ impl SqlCatalog {
     }
 
     /// Properties of a namespace.
-    pub async fn namespace_properties(&self, namespace: &str) -> Result<BTreeMap<String, String>> {
+    pub(crate) async fn namespace_properties(&self, namespace: &str) -> Result<BTreeMap<String, String>> {
         let sql = "SELECT property_key, property_value FROM iceberg_namespace_properties \
                    WHERE catalog_name = $1 AND namespace = $2";
         let rows: Vec<(String, Option<String>)> = with_pool!(&self.pool, pool => {

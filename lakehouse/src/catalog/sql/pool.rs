@@ -7,7 +7,7 @@ use sqlx::{ConnectOptions, Connection};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
-use super::CatalogOptions;
+use super::SqlOptions;
 use crate::err;
 
 /// Connections to one of the two databases. Both read `$1` placeholders, so a statement is written once.
@@ -20,15 +20,13 @@ pub(crate) enum Pool {
 macro_rules! with_pool {
     ($target:expr, $pool:ident => $body:expr) => {
         match $target {
-            $crate::catalog::pool::Pool::Sqlite($pool) => $body,
-            $crate::catalog::pool::Pool::Postgres($pool) => $body,
+            $crate::catalog::sql::pool::Pool::Sqlite($pool) => $body,
+            $crate::catalog::sql::pool::Pool::Postgres($pool) => $body,
         }
     };
 }
 pub(crate) use with_pool;
 
-/// How long a PostgreSQL server may take to let us in.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that nobody used for so long is closed.
 const POSTGRES_IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -49,15 +47,15 @@ const CREATE_NAMESPACES: &str = "CREATE TABLE IF NOT EXISTS iceberg_namespace_pr
     PRIMARY KEY (catalog_name, namespace, property_key))";
 
 impl Pool {
-    pub(super) async fn connect(options: &CatalogOptions) -> Result<Self> {
+    pub(super) async fn connect(options: &SqlOptions) -> Result<Self> {
         match scheme_of(&options.uri) {
             "sqlite" => Self::sqlite(options).await,
             "postgresql" | "postgres" => Self::postgres(options).await,
-            other => Err(err::config(format!("catalog.uri: '{other}' is neither sqlite nor postgresql"))),
+            other => Err(err::config(format!("catalog.uri: '{other}' is none of sqlite, postgresql and http(s)"))),
         }
     }
 
-    async fn sqlite(options: &CatalogOptions) -> Result<Self> {
+    async fn sqlite(options: &SqlOptions) -> Result<Self> {
         let path = sqlite_path(&options.uri)?;
         if let Some(parent) = Path::new(path).parent().filter(|parent| !parent.as_os_str().is_empty()) {
             tokio::fs::create_dir_all(parent)
@@ -81,7 +79,7 @@ impl Pool {
         Ok(Self::Sqlite(pool))
     }
 
-    async fn postgres(options: &CatalogOptions) -> Result<Self> {
+    async fn postgres(options: &SqlOptions) -> Result<Self> {
         // SQLAlchemy names its driver in the scheme: `postgresql+psycopg2://`.
         let (scheme, rest) = options.uri.split_once("://").unwrap_or(("postgresql", ""));
         let uri = format!("{}://{rest}", scheme.split('+').next().unwrap_or("postgresql"));
@@ -93,7 +91,7 @@ impl Pool {
         // The pool takes a refused connection for a server that is starting and tries until its time is up. At the start
         // nobody knows yet that there is a server, so the first connection is made without the pool and told at once.
         let (host, port) = (connect.get_host().to_owned(), connect.get_port());
-        match tokio::time::timeout(CONNECT_TIMEOUT, connect.connect()).await {
+        match tokio::time::timeout(options.connect_timeout, connect.connect()).await {
             Ok(Ok(connection)) => {
                 if let Err(error) = connection.close().await {
                     tracing::debug!(%error, "closing the first connection to the catalog");
@@ -103,7 +101,7 @@ impl Pool {
             Err(_) => {
                 return Err(err::catalog_unreachable(format!(
                     "the catalog's database at {host}:{port} does not answer within {:?}",
-                    CONNECT_TIMEOUT
+                    options.connect_timeout
                 )));
             }
         }
