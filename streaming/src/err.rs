@@ -54,6 +54,21 @@ pub(crate) fn data_loss(message: impl Into<String>) -> Error {
     Error::new(ErrorCode::DataLoss, message)
 }
 
+/// Records and table do not go together.
+pub(crate) fn schema_mismatch(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::SchemaMismatch, message)
+}
+
+/// A record that is no row, where none may be.
+pub(crate) fn record_rejected(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::RecordRejected, message)
+}
+
+/// What was planned does not hold any more: nothing was written.
+pub(crate) fn stale(message: impl Into<String>) -> Error {
+    Error::new(ErrorCode::CommitConflict, message)
+}
+
 /// A table whose place in its topics cannot be told.
 pub(crate) fn progress_lost(message: impl Into<String>) -> Error {
     Error::new(ErrorCode::ProgressLost, message)
@@ -108,7 +123,10 @@ pub(crate) fn may_pass(error: &Error) -> bool {
             | ErrorCode::SchemaRegistryUnreachable
             | ErrorCode::CatalogUnreachable
             | ErrorCode::CatalogBusy
+            | ErrorCode::StorageUnreachable
             | ErrorCode::CommitUnknown
+            // A topic that was there: it is being made anew, or its brokers have just started.
+            | ErrorCode::TopicNotFound
             | ErrorCode::SchedulerUnreachable
             | ErrorCode::ExecutorLost
     )

@@ -13,7 +13,9 @@ from pyiceberg.catalog import load_catalog
 
 name, uri, warehouse, namespace = sys.argv[1:5]
 properties = dict(pair.split("=", 1) for pair in sys.argv[5:])
-catalog = load_catalog(name, uri=uri, warehouse=warehouse, **properties)
+if warehouse:
+    properties["warehouse"] = warehouse
+catalog = load_catalog(name, uri=uri, **properties)
 out = {"counts": {}, "revenue": None, "field_ids": None}
 for identifier in catalog.list_tables(namespace):
     table = catalog.load_table(identifier)

@@ -251,3 +251,89 @@ fn avro_goes_through_a_real_registry() {
     // The values came through, not only the rows.
     assert_eq!(place.number("SELECT count(*) FROM bronze_user_events WHERE user_id IS NULL OR event_timestamp IS NULL", &[]), 0);
 }
+
+/// The whole platform on a REST catalog: Iceberg's own servlet, whose tables PyIceberg reads through it. Then what only a server can do
+/// to us: answers that never come, refusals, many writers at once.
+#[test]
+fn demo_adds_up_on_a_rest_catalog() {
+    let place = Place::new();
+    let Some(parts) = Parts::start(&["kafka", "postgres", "seaweedfs", "rest-catalog"], place.offset) else { return };
+    let mut more = parts.s3_conf();
+    let (kafka, catalog) = (parts.get("KAFKA_BOOTSTRAP_SERVERS").to_owned(), parts.get("REST_URI").to_owned());
+    let credential = format!("catalog.rest.credential={}", parts.get("REST_CREDENTIAL"));
+    for (flag, value) in [("--kafka", kafka), ("--catalog", catalog), ("--conf", credential)] {
+        more.extend([flag.to_owned(), value]);
+    }
+    let mut properties = parts.python_properties();
+    properties.push(format!("credential={}", parts.get("REST_CREDENTIAL")));
+    demo_adds_up(&place, &more, &properties);
+    answers_are_lost(&place, &parts);
+    many_write_at_once(&place);
+    tables_and_namespaces_change(&place);
+
+    for (wrong, code) in [
+        ("catalog.rest.credential=nobody:secret", "CA-CATALOG-DENIED"),
+        ("catalog.rest.token=stale", "CA-CATALOG-DENIED"),
+        ("catalog.uri=http://127.0.0.1:1", "CA-CATALOG-UNREACHABLE"),
+    ] {
+        let ran = place.run(&["sql", "-e", "SELECT 1", "--master", "local[2]", "--conf", wrong]);
+        assert!(ran.code != 0 && ran.stderr.contains(code), "{wrong}: {code} not in {}", ran.stderr);
+    }
+}
+
+/// Commits whose answer is lost or that a gateway refuses happen exactly once, of one table and of several.
+fn answers_are_lost(place: &Place, parts: &Parts) {
+    let fault = |name: &str| std::fs::write(Path::new(parts.get("REST_FAULTS")).join(name), "").unwrap();
+    let landed = |name: &str| assert!(!Path::new(parts.get("REST_FAULTS")).join(name).exists(), "the fault {name} met no commit");
+    let local = ["--master", "local[2]"];
+    place.sql("CREATE TABLE once (a BIGINT)", &local);
+    for (n, name) in ["lose-answer", "refuse"].into_iter().enumerate() {
+        fault(name);
+        place.sql("INSERT INTO once VALUES (1), (2), (3)", &local);
+        landed(name);
+        assert_eq!(place.number("SELECT count(*) FROM once", &local), 3 * (n as i64 + 1), "{name}");
+    }
+    // A batch of the stream moves the topic's table and the dead letters together.
+    let stored = "SELECT (SELECT count(*) FROM bronze_user_events) + (SELECT count(*) FROM bronze_dead_letters) AS n";
+    for name in ["lose-answer", "refuse"] {
+        let before = place.number(stored, &local);
+        place.run(&["produce", "user-events", "--count", "1000", "--seed", "11"]).ok();
+        fault(name);
+        place.run(&["submit", "kafka_to_bronze", "--", "--topics", "user-events", "--trigger", "available-now"]).ok();
+        landed(name);
+        assert_eq!(place.number(stored, &local), before + 1000, "{name}");
+    }
+}
+
+/// Every acknowledged insert is there once, whoever else commits meanwhile.
+fn many_write_at_once(place: &Place) {
+    let local = ["--master", "local[2]"];
+    place.sql("CREATE TABLE shared (writer INT, n INT)", &local);
+    let mut writers: Vec<Child> = (0..4)
+        .map(|writer| {
+            let inserts: Vec<String> = (0..5).map(|n| format!("INSERT INTO shared VALUES ({writer}, {n})")).collect();
+            place.spawn(&["sql", "-e", &inserts.join("; "), "--master", "local[2]"])
+        })
+        .collect();
+    for writer in &mut writers {
+        assert!(writer.wait().unwrap().success());
+    }
+    assert_eq!(place.number("SELECT count(*) FROM shared", &local), 20);
+    assert_eq!(place.number("SELECT count(DISTINCT concat_ws('/', writer, n)) FROM shared", &local), 20);
+}
+
+fn tables_and_namespaces_change(place: &Place) {
+    let local = ["--master", "local[2]"];
+    place.sql("CREATE SCHEMA side", &local);
+    place.sql("CREATE TABLE side.t (id BIGINT, ts TIMESTAMP) PARTITIONED BY (days(ts))", &local);
+    place.sql("INSERT INTO side.t VALUES (1, TIMESTAMP '2026-01-01 00:00:00'), (2, TIMESTAMP '2026-01-02 00:00:00')", &local);
+    place.sql("DELETE FROM side.t WHERE id = 1", &local);
+    assert_eq!(place.number("SELECT sum(id) FROM side.t", &local), 2);
+    assert!(place.sql("SHOW SCHEMAS", &local).iter().any(|row| row.to_string().contains("side")));
+    let full = place.run(&["sql", "-e", "DROP SCHEMA side", "--master", "local[2]"]);
+    assert!(full.code != 0, "a namespace with a table was dropped");
+    place.sql("DROP TABLE side.t PURGE", &local);
+    place.sql("DROP SCHEMA side", &local);
+    let gone = place.run(&["sql", "-e", "SELECT * FROM side.t", "--master", "local[2]"]);
+    assert!(gone.stderr.contains("CA-TABLE-NOT-FOUND"), "{}", gone.stderr);
+}

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chainalytics_common::{Error, Result};
+use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::change::TableChange;
 use super::prepare::{Prepared, Step, prepare};
@@ -88,7 +88,8 @@ impl Transaction {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let round = self.round(&options, attempt, &mut policy, &doubts).await?;
+            let round =
+                self.round(&options, attempt, &mut policy, &doubts).await.map_err(|e| while_in_doubt(e, &doubts))?;
             let reason = match round {
                 Round::Done(tables) => return Ok(CommitOutcome { tables, attempts: attempt }),
                 Round::Retry(reason) => reason,
@@ -106,7 +107,7 @@ impl Transaction {
             };
             let policy = policy.clone().unwrap_or_default();
             if attempt > policy.retries_max || started.elapsed() >= policy.total_max {
-                return Err(reason);
+                return Err(while_in_doubt(reason, &doubts));
             }
             let wait = policy.wait(attempt);
             tracing::info!(attempt, wait_ms = wait.as_millis() as u64, %reason, "commit lost a race, trying again");
@@ -232,6 +233,16 @@ impl Transaction {
     async fn discard(&self, written: Vec<String>) {
         self.catalog.store().delete_best_effort(written).await;
     }
+}
+
+/// An attempt of unknown outcome may still show, or has moved some tables of a catalog that moves them one by one: then no
+/// later failure proves that nothing was committed, and the caller must not delete its data files.
+fn while_in_doubt(error: Error, doubts: &HashMap<TableIdent, Vec<Doubt>>) -> Error {
+    if doubts.is_empty() || error.code() == ErrorCode::CommitUnknown {
+        return error;
+    }
+    let message = format!("{}; an earlier attempt may or may not have been committed", error.message());
+    Error::new(ErrorCode::CommitUnknown, message).with_source(error)
 }
 
 impl Step {

@@ -97,17 +97,22 @@ impl RestCatalog {
         match self.http.send::<Value>(Method::POST, &self.path("transactions/commit"), &[], Some(&body)).await {
             Ok(_) => Ok(Swap::Done),
             Err(failure) if failure.is_no_endpoint() => self.move_in_turn(moves, store).await,
+            Err(Failure::NoAnswer(reason)) => match self.arrived(moves, store).await {
+                true => Ok(Swap::Done),
+                false => Ok(Swap::Unknown(unknown("committing to several tables", &reason))),
+            },
             // Nothing left this machine.
             Err(failure @ Failure::Unsent(_)) => Err(failure.into_error("committing to several tables")),
-            Err(failure) => {
-                if self.arrived(moves, store).await {
-                    return Ok(Swap::Done);
+            // An answer is final, but only the tables tell what it left behind.
+            Err(failure) => match self.moved(moves, store).await {
+                Some(count) if count == moves.len() => Ok(Swap::Done),
+                Some(0) if is_conflict(&failure) => Ok(Swap::Conflict(moves[0].ident.clone())),
+                Some(0) => Err(failure.into_error("committing to several tables")),
+                _ => {
+                    let error = failure.into_error("committing to several tables");
+                    Ok(Swap::Unknown(unknown("committing to several tables", error.message())))
                 }
-                Ok(Swap::Unknown(match failure {
-                    Failure::NoAnswer(reason) => unknown("committing to several tables", &reason),
-                    failure => failure.into_error("committing to several tables"),
-                }))
-            }
+            },
         }
     }
 
@@ -119,31 +124,20 @@ impl RestCatalog {
                 outcome if at == 0 => return outcome,
                 Ok(Swap::Conflict(ident)) => {
                     let message = format!("table {ident} was changed by another commit after others of this one had moved");
-                    return Ok(Swap::Unknown(err::conflict(message)));
+                    return Ok(Swap::Unknown(unknown("committing to several tables", &message)));
                 }
-                Ok(unknown @ Swap::Unknown(_)) => return Ok(unknown),
-                Err(error) => return Ok(Swap::Unknown(error)),
+                Ok(doubt @ Swap::Unknown(_)) => return Ok(doubt),
+                Err(error) => return Ok(Swap::Unknown(unknown("committing to several tables", error.message()))),
             }
         }
         Ok(Swap::Done)
     }
 
-    /// Whether every move can be seen in its table.
+    /// Whether every move shows in its table, now or soon.
     async fn arrived(&self, moves: &[Move], store: &Arc<StoreRegistry>) -> bool {
         let mut wait = LOOK_WAIT;
         for look in 1..=LOOKS_MAX {
-            let mut all = true;
-            for one in moves {
-                match self.find_table(&one.ident, store).await {
-                    Ok(Some(now)) => all &= one.is_in(now.metadata()),
-                    Ok(None) => return false,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot yet see whether a commit went through");
-                        all = false;
-                    }
-                }
-            }
-            if all {
+            if self.moved(moves, store).await == Some(moves.len()) {
                 return true;
             }
             if look < LOOKS_MAX {
@@ -152,6 +146,22 @@ impl RestCatalog {
             }
         }
         false
+    }
+
+    /// How many moves show in their tables; `None` if that cannot be seen.
+    async fn moved(&self, moves: &[Move], store: &Arc<StoreRegistry>) -> Option<usize> {
+        let mut count = 0;
+        for one in moves {
+            match self.find_table(&one.ident, store).await {
+                Ok(Some(now)) => count += usize::from(one.is_in(now.metadata())),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot see whether a commit went through");
+                    return None;
+                }
+            }
+        }
+        Some(count)
     }
 }
 

@@ -222,7 +222,7 @@ fn is_absent(failure: &Failure) -> bool {
 }
 
 fn unknown(what: &str, reason: &str) -> Error {
-    let message = format!("{what}: no answer of the REST catalog ({reason}): it may or may not have happened");
+    let message = format!("{what}: {reason}: it may or may not have happened");
     Error::new(ErrorCode::CommitUnknown, message)
 }
 
