@@ -66,6 +66,10 @@ codes! {
     SqlPlan = "CA-SQL-PLAN", None;
     /// SQL that is understood and not supported.
     SqlUnsupported = "CA-SQL-UNSUPPORTED", None;
+    /// No stored procedure of that name.
+    ProcedureNotFound = "CA-PROCEDURE-NOT-FOUND", None;
+    /// An argument of a stored procedure that is missing, unknown or cannot be used.
+    ProcedureArgument = "CA-PROCEDURE-ARGUMENT", None;
     /// A query failed while it ran.
     QueryFailed = "CA-QUERY-FAILED", None;
     /// The catalog answered with an error.
@@ -100,6 +104,8 @@ codes! {
     SnapshotNotFound = "CA-SNAPSHOT-NOT-FOUND", None;
     /// Rows do not fit the table's schema.
     SchemaMismatch = "CA-SCHEMA-MISMATCH", None;
+    /// Several source rows of a MERGE match a row that it changes.
+    MergeCardinality = "CA-MERGE-CARDINALITY", Some("make the source unique by the columns of ON; nothing was written");
     /// Someone else's commit got in between and cannot be built upon.
     CommitConflict = "CA-COMMIT-CONFLICT", Some("nothing was written; run it again on the table as it is now");
     /// It is not known whether the commit took effect.
