@@ -142,6 +142,8 @@ codes! {
     SchemaRegistryUnreachable = "CA-SCHEMA-REGISTRY-UNREACHABLE", Some("check schema.registry.url");
     /// Counts that must agree do not.
     CountsDiffer = "CA-COUNTS-DIFFER", None;
+    /// A data quality check that must hold does not.
+    QualityFailed = "CA-QUALITY-FAILED", Some("table data_quality_report tells each check; data_quality_alerts those that failed");
     /// Understood and not supported.
     Unsupported = "CA-UNSUPPORTED", None;
     /// A defect of the platform.
