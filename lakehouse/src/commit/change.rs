@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::FieldRef;
 use chainalytics_common::Result;
+use iceberg::spec::TableMetadataBuilder;
 
+use super::edit::TableEdit;
 use crate::ident::TableIdent;
 use crate::table::Table;
 use crate::write::DataFileInfo;
@@ -26,6 +28,9 @@ pub type Validator = Arc<dyn Fn(&Table) -> Result<Decision> + Send + Sync>;
 /// Says whether a file that someone else added could hold rows that this change should have seen.
 pub type FileFilter = Arc<dyn Fn(&DataFileInfo) -> bool + Send + Sync>;
 
+/// A change of the metadata alone, made anew on every freshly loaded version of the table.
+pub(crate) type BuilderEdit = Arc<dyn Fn(&Table, TableMetadataBuilder) -> Result<TableMetadataBuilder> + Send + Sync>;
+
 /// What an overwrite must not have missed.
 #[derive(Clone)]
 pub enum ConflictCheck {
@@ -42,7 +47,8 @@ pub(super) enum FileChange {
     Overwrite { added: Vec<DataFileInfo>, removed: BTreeSet<String>, base: Option<i64>, check: ConflictCheck },
     ReplaceAll { added: Vec<DataFileInfo> },
     ReplacePartitions { added: Vec<DataFileInfo> },
-    Rewrite { added: Vec<DataFileInfo>, removed: BTreeSet<String>, base: i64 },
+    Rewrite { added: Vec<DataFileInfo>, removed: BTreeSet<String>, base: i64, keep_sequence: bool },
+    RewriteManifests { spec_id: Option<i32> },
 }
 
 /// One table's part of a transaction.
@@ -57,6 +63,13 @@ pub struct TableChange {
     pub(super) summary: BTreeMap<String, String>,
     pub(super) expected_snapshot: Option<Option<i64>>,
     pub(super) validate: Option<Validator>,
+    /// Data files that added delete files refer to.
+    pub(super) referenced: BTreeSet<String>,
+    pub(super) builder_edits: Vec<BuilderEdit>,
+    /// Changes of the definition that the files are already written by.
+    pub(super) definition: Vec<TableEdit>,
+    /// `None` for the main branch.
+    pub(super) branch: Option<String>,
 }
 
 impl fmt::Debug for TableChange {
@@ -77,6 +90,10 @@ impl TableChange {
             summary: BTreeMap::new(),
             expected_snapshot: None,
             validate: None,
+            referenced: BTreeSet::new(),
+            builder_edits: Vec::new(),
+            definition: Vec::new(),
+            branch: None,
         }
     }
 
@@ -96,7 +113,9 @@ impl TableChange {
         check: ConflictCheck,
     ) -> Self {
         let removed = removed.into_iter().collect();
-        Self::new(ident, Some(FileChange::Overwrite { added, removed, base, check }))
+        let referenced = added.iter().flat_map(|file| file.references.iter().cloned()).collect();
+        let change = Self::new(ident, Some(FileChange::Overwrite { added, removed, base, check }));
+        Self { referenced, ..change }
     }
 
     /// Takes out everything that is live at commit time and adds `added`.
@@ -116,7 +135,23 @@ impl TableChange {
         removed: impl IntoIterator<Item = String>,
         added: Vec<DataFileInfo>,
     ) -> Self {
-        Self::new(ident, Some(FileChange::Rewrite { added, removed: removed.into_iter().collect(), base }))
+        Self::new(ident, Some(FileChange::Rewrite { added, removed: removed.into_iter().collect(), base, keep_sequence: true }))
+    }
+
+    /// Whether a compaction's files keep the sequence number of the snapshot it read, so that deletes which come
+    /// meanwhile still apply to them (the default), or get the commit's own.
+    #[must_use]
+    pub fn keeping_sequence(mut self, keep: bool) -> Self {
+        if let Some(FileChange::Rewrite { keep_sequence, .. }) = &mut self.files {
+            *keep_sequence = keep;
+        }
+        self
+    }
+
+    /// Writes the manifests anew, entries sorted by partition, without touching a data file. `spec_id`: only manifests
+    /// of this partition spec.
+    pub fn rewrite_manifests(ident: TableIdent, spec_id: Option<i32>) -> Self {
+        Self::new(ident, Some(FileChange::RewriteManifests { spec_id }))
     }
 
     /// Changes schema, properties or the list of snapshots only.
@@ -170,6 +205,16 @@ impl TableChange {
     #[must_use]
     pub fn validate(mut self, validator: impl Fn(&Table) -> Result<Decision> + Send + Sync + 'static) -> Self {
         self.validate = Some(Arc::new(validator));
+        self
+    }
+
+    /// Changes the metadata by the library's own builder, after everything else of this change was done.
+    #[must_use]
+    pub(crate) fn edit_builder(
+        mut self,
+        edit: impl Fn(&Table, TableMetadataBuilder) -> Result<TableMetadataBuilder> + Send + Sync + 'static,
+    ) -> Self {
+        self.builder_edits.push(Arc::new(edit));
         self
     }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use chainalytics_common::Result;
 use iceberg::spec::{
-    DataFile, FormatVersion, Manifest, ManifestContentType, ManifestEntry, ManifestFile, ManifestListWriter,
+    DataContentType, DataFile, DataFileBuilder, FormatVersion, Manifest, ManifestContentType, ManifestEntry, ManifestFile, ManifestListWriter,
     ManifestWriter, ManifestWriterBuilder, PartitionSpec, SchemaRef, TableMetadata,
 };
 use uuid::Uuid;
@@ -51,7 +51,7 @@ impl<'a> ManifestFactory<'a> {
         Self { table, metadata, snapshot_id, commit_uuid, written, next_manifest: 0 }
     }
 
-    fn writer(&mut self, schema: SchemaRef, spec: &PartitionSpec, content: ManifestContentType) -> Result<ManifestWriter> {
+    pub(super) fn writer(&mut self, schema: SchemaRef, spec: &PartitionSpec, content: ManifestContentType) -> Result<ManifestWriter> {
         let path =
             format!("{}/metadata/{}-m{}.avro", self.metadata.location(), self.commit_uuid, self.next_manifest);
         self.next_manifest += 1;
@@ -67,18 +67,18 @@ impl<'a> ManifestFactory<'a> {
         })
     }
 
-    /// Manifests of new data files, one per partition spec. `sequence_number` is given for compaction, whose output
+    /// Manifests of new data and delete files, one per content and partition spec. `sequence_number` is given for compaction, whose output
     /// must stay older than deletes that came after its input.
     pub async fn added(&mut self, files: Vec<(i32, DataFile)>, sequence_number: Option<i64>) -> Result<Vec<ManifestFile>> {
-        let mut by_spec: BTreeMap<i32, Vec<DataFile>> = BTreeMap::new();
+        let mut by_kind: BTreeMap<(bool, i32), Vec<DataFile>> = BTreeMap::new();
         for (spec_id, file) in files {
-            by_spec.entry(spec_id).or_default().push(file);
+            by_kind.entry((file.content_type() != DataContentType::Data, spec_id)).or_default().push(file);
         }
-        let mut manifests = Vec::with_capacity(by_spec.len());
-        for (spec_id, files) in by_spec {
+        let mut manifests = Vec::with_capacity(by_kind.len());
+        for ((deletes, spec_id), files) in by_kind {
             let spec = self.spec(spec_id)?;
-            let mut writer =
-                self.writer(Arc::clone(self.metadata.current_schema()), &spec, ManifestContentType::Data)?;
+            let content = if deletes { ManifestContentType::Deletes } else { ManifestContentType::Data };
+            let mut writer = self.writer(Arc::clone(self.metadata.current_schema()), &spec, content)?;
             for file in files {
                 writer.add_file(file, sequence_number.unwrap_or(INHERIT_SEQUENCE_NUMBER)).map_err(err::iceberg)?;
             }
@@ -94,18 +94,16 @@ impl<'a> ManifestFactory<'a> {
 
     /// Writes a manifest anew with some of its live entries marked as deleted. Entries that were deleted by earlier
     /// snapshots are left out, as the spec asks.
-    pub async fn rewritten(&mut self, manifest: &Manifest, fates: &[Fate]) -> Result<ManifestFile> {
+    pub async fn rewritten(&mut self, source: &ManifestFile, manifest: &Manifest, fates: &[Fate]) -> Result<ManifestFile> {
         let meta = manifest.metadata();
         let mut writer = self.writer(Arc::clone(&meta.schema), &meta.partition_spec, meta.content)?;
-        let live = manifest.entries().iter().filter(|entry| entry.is_alive());
-        for (entry, fate) in live.zip(fates) {
+        let live = files_with_row_ids(self.metadata.format_version(), source, manifest)?;
+        for ((entry, file), fate) in live.into_iter().zip(fates) {
             match fate {
-                Fate::Keep => keep(&mut writer, entry)?,
+                Fate::Keep => keep(&mut writer, &entry, file)?,
                 Fate::Remove => {
                     let (sequence, file_sequence) = (entry.sequence_number.unwrap_or(0), entry.file_sequence_number);
-                    writer
-                        .add_delete_file(entry.data_file.clone(), sequence, file_sequence.or(Some(sequence)))
-                        .map_err(err::iceberg)?;
+                    writer.add_delete_file(file, sequence, file_sequence.or(Some(sequence))).map_err(err::iceberg)?;
                 }
             }
         }
@@ -118,9 +116,8 @@ impl<'a> ManifestFactory<'a> {
         let properties = self.metadata.properties();
         let enabled = properties.get(MERGE_ENABLED).is_none_or(|value| value != "false");
         let min_count = number(properties, MERGE_MIN_COUNT).unwrap_or(MERGE_MIN_COUNT_DEFAULT).max(2);
-        let target_bytes = number(properties, MERGE_TARGET_SIZE).unwrap_or(MERGE_TARGET_SIZE_DEFAULT).max(64 * 1024);
-        // Merging turns ADDED into EXISTING, which in v3 would lose inherited row ids.
-        if !enabled || self.metadata.format_version() == FormatVersion::V3 {
+        let target_bytes = self.target_bytes();
+        if !enabled {
             return Ok(manifests);
         }
         let is_small = |file: &ManifestFile| {
@@ -155,6 +152,11 @@ impl<'a> ManifestFactory<'a> {
         Ok(result)
     }
 
+    /// Size that a manifest should have, bytes.
+    pub fn target_bytes(&self) -> i64 {
+        target_bytes(self.metadata.properties())
+    }
+
     async fn merged(&mut self, files: Vec<ManifestFile>) -> Result<ManifestFile> {
         if let [only] = files.as_slice() {
             return Ok(only.clone());
@@ -164,9 +166,9 @@ impl<'a> ManifestFactory<'a> {
         let newest = manifests.iter().max_by_key(|manifest| manifest.metadata().schema_id);
         let meta = newest.ok_or_else(|| err::internal("a merge of no manifests"))?.metadata().clone();
         let mut writer = self.writer(Arc::clone(&meta.schema), &meta.partition_spec, ManifestContentType::Data)?;
-        for manifest in &manifests {
-            for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
-                keep(&mut writer, entry)?;
+        for (source, manifest) in files.iter().zip(&manifests) {
+            for (entry, file) in files_with_row_ids(self.metadata.format_version(), source, manifest)? {
+                keep(&mut writer, &entry, file)?;
             }
         }
         writer.write_manifest_file().await.map_err(err::iceberg)
@@ -183,7 +185,7 @@ impl<'a> ManifestFactory<'a> {
         self.written.push(location.clone());
         let output = self.table.store().file_io().new_output(&location).map_err(err::iceberg)?;
         let writer = output.writer().await.map_err(err::iceberg)?;
-        let parent = self.metadata.current_snapshot_id();
+        let parent = self.table.head_in(self.metadata).map(|snapshot| snapshot.snapshot_id());
         let sequence_number = self.metadata.next_sequence_number();
         let first_row_id = self.metadata.next_row_id();
         let mut list = match self.metadata.format_version() {
@@ -200,13 +202,75 @@ impl<'a> ManifestFactory<'a> {
     }
 }
 
-fn keep(writer: &mut ManifestWriter, entry: &ManifestEntry) -> Result<()> {
+/// Size that a table's manifests should have, bytes: property `commit.manifest.target-size-bytes` (default 8 MiB).
+pub(crate) fn target_bytes(properties: &HashMap<String, String>) -> i64 {
+    number(properties, MERGE_TARGET_SIZE).unwrap_or(MERGE_TARGET_SIZE_DEFAULT).max(64 * 1024)
+}
+
+/// The live entries of a manifest with the files they name. In v3 row ids that a data file inherits from its manifest
+/// are made explicit, as they must be once its entry moves (spec, "First Row ID Inheritance").
+pub(super) fn files_with_row_ids(
+    version: FormatVersion,
+    source: &ManifestFile,
+    manifest: &Manifest,
+) -> Result<Vec<(Arc<ManifestEntry>, DataFile)>> {
+    let mut next_row_id = source.first_row_id.filter(|_| version == FormatVersion::V3);
+    manifest
+        .entries()
+        .iter()
+        .filter(|entry| entry.is_alive())
+        .map(|entry| {
+            let file = entry.data_file();
+            let inherits = file.content_type() == DataContentType::Data && file.first_row_id().is_none();
+            let file = match next_row_id.filter(|_| inherits) {
+                Some(first) => {
+                    next_row_id = Some(first + file.record_count());
+                    with_first_row_id(file, first, source.partition_spec_id)?
+                }
+                None => file.clone(),
+            };
+            Ok((Arc::clone(entry), file))
+        })
+        .collect()
+}
+
+fn with_first_row_id(file: &DataFile, first_row_id: u64, spec_id: i32) -> Result<DataFile> {
+    let first_row_id = i64::try_from(first_row_id).map_err(|_| err::metadata("a first row id beyond 2^63"))?;
+    let mut builder = DataFileBuilder::default();
+    builder
+        .content(file.content_type())
+        .file_path(file.file_path().to_owned())
+        .file_format(file.file_format())
+        .partition(file.partition().clone())
+        .partition_spec_id(spec_id)
+        .record_count(file.record_count())
+        .file_size_in_bytes(file.file_size_in_bytes())
+        .column_sizes(file.column_sizes().clone())
+        .value_counts(file.value_counts().clone())
+        .null_value_counts(file.null_value_counts().clone())
+        .nan_value_counts(file.nan_value_counts().clone())
+        .lower_bounds(file.lower_bounds().clone())
+        .upper_bounds(file.upper_bounds().clone())
+        .key_metadata(file.key_metadata().map(<[u8]>::to_vec))
+        .split_offsets(file.split_offsets().map(<[i64]>::to_vec))
+        .equality_ids(file.equality_ids())
+        .first_row_id(Some(first_row_id))
+        .referenced_data_file(file.referenced_data_file())
+        .content_offset(file.content_offset())
+        .content_size_in_bytes(file.content_size_in_bytes());
+    if let Some(order) = file.sort_order_id() {
+        builder.sort_order_id(order);
+    }
+    builder.build().map_err(|e| err::internal(format!("incomplete data file {}: {e}", file.file_path())))
+}
+
+pub(super) fn keep(writer: &mut ManifestWriter, entry: &ManifestEntry, file: DataFile) -> Result<()> {
     let sequence = entry.sequence_number.unwrap_or(0);
     let snapshot_id = entry
         .snapshot_id
         .ok_or_else(|| err::metadata(format!("the entry of {} names no snapshot", entry.file_path())))?;
     let file_sequence = entry.file_sequence_number.or(Some(sequence));
-    writer.add_existing_file(entry.data_file.clone(), snapshot_id, sequence, file_sequence).map_err(err::iceberg)
+    writer.add_existing_file(file, snapshot_id, sequence, file_sequence).map_err(err::iceberg)
 }
 
 /// Reads manifests, several at once, in order.

@@ -5,11 +5,27 @@ use iceberg::spec::{NestedFieldRef, Schema, TableMetadata};
 use uuid::Uuid;
 
 use super::change::TableChange;
+use super::edit::{self, TableEdit};
 use crate::err;
 use crate::table::{Table, arrow_schema};
 
-/// The table's metadata with new columns, if the change adds any; what the snapshot is then built with.
-pub(super) fn with_new_columns(table: &Table, change: &TableChange) -> Result<Arc<TableMetadata>> {
+/// The table's metadata with its new definition, if the change has one; what the snapshot is then built with.
+pub(super) fn defined(table: &Table, change: &TableChange) -> Result<Arc<TableMetadata>> {
+    let metadata = with_new_columns(table, change)?;
+    if change.definition.is_empty() {
+        return Ok(metadata);
+    }
+    redefined(&metadata, &change.definition)
+}
+
+/// Metadata after changes of the definition, not committed.
+pub(crate) fn redefined(metadata: &TableMetadata, edits: &[TableEdit]) -> Result<Arc<TableMetadata>> {
+    let builder = edit::apply(metadata.clone().into_builder(None), metadata, edits)?;
+    Ok(Arc::new(builder.build().map_err(err::iceberg_input)?.metadata))
+}
+
+/// The table's metadata with new columns, if the change adds any.
+fn with_new_columns(table: &Table, change: &TableChange) -> Result<Arc<TableMetadata>> {
     let metadata = table.metadata();
     let current = metadata.current_schema();
     let new: Vec<_> =

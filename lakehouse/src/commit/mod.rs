@@ -2,12 +2,19 @@
 //! writes manifests, manifest list and metadata file of each, and moves all of them in one SQL transaction. When another
 //! commit was faster, it starts over from the loading: nothing is rebased blindly.
 
+pub(crate) mod carry;
 mod change;
+mod edit;
+mod layout_change;
 mod manifests;
 mod metadata;
+mod name_mapping;
 mod prepare;
+pub(crate) mod rearrange;
+mod ref_change;
 mod removal;
 mod retry;
+mod schema_change;
 mod summary;
 mod transaction;
 mod validate;
@@ -20,6 +27,12 @@ use std::collections::BTreeMap;
 use crate::ident::TableIdent;
 
 pub use change::{ConflictCheck, Decision, FileFilter, TableChange, Validator};
+pub use edit::{ReplaceTable, TableEdit};
+pub use layout_change::{PartitionEdit, PartitionTarget, SortTerm, Term};
+pub(crate) use metadata::redefined;
+pub use ref_change::{RefEdit, RefMode, RefRetention};
+pub use schema_change::{ColumnPath, Position, SchemaEdit};
+pub(crate) use manifests::target_bytes;
 pub use transaction::Transaction;
 
 /// Summary key: run that wrote a snapshot.

@@ -4,23 +4,22 @@ use std::sync::Arc;
 use chainalytics_common::Result;
 use chrono::Utc;
 use iceberg::spec::{
-    DataFile, ManifestFile, Operation, Snapshot, TableMetadata,
+    DataContentType, DataFile, FormatVersion, ManifestFile, Operation, Snapshot, TableMetadata,
 };
 use uuid::Uuid;
 
+use super::carry::carried_summary;
 use super::change::{FileChange, TableChange};
 use super::manifests::ManifestFactory;
-use super::metadata::{next_location, with_new_columns};
+use super::metadata::{defined, next_location};
 use super::removal::{Liveness, Removal, remove};
 use super::summary::Changes;
 use super::validate::{Verdict, validate};
 use super::{CommitOptions, RUN_ID_KEY, STEP_KEY, TableOutcome};
 use crate::catalog::TableCommit;
 use crate::err;
-use crate::table::{SnapshotInfo, Table};
+use crate::table::{MAIN_BRANCH, SnapshotInfo, Table};
 use crate::write::DataFileInfo;
-
-const MAIN_BRANCH: &str = "main";
 
 /// One table's new version: written, not yet current.
 pub(super) struct Prepared {
@@ -48,7 +47,7 @@ pub(super) async fn prepare(
     if let Verdict::AlreadyCommitted(snapshot) = validate(table, change, options).await? {
         return Ok(Step::Done(already_committed(table, snapshot)));
     }
-    let metadata = with_new_columns(table, change)?;
+    let metadata = defined(table, change)?;
     let mut outcome = TableOutcome {
         ident: table.ident().clone(),
         already_committed: false,
@@ -78,7 +77,7 @@ pub(super) async fn prepare(
         builder = builder.remove_properties(&change.remove_properties).map_err(err::iceberg_input)?;
     }
     if let Some(snapshot) = snapshot {
-        builder = builder.set_branch_snapshot(snapshot, MAIN_BRANCH).map_err(err::iceberg)?;
+        builder = builder.set_branch_snapshot(snapshot, table.branch().unwrap_or(MAIN_BRANCH)).map_err(err::iceberg)?;
     }
     if !change.expire_snapshots.is_empty() {
         let current = metadata.current_snapshot_id();
@@ -87,11 +86,15 @@ pub(super) async fn prepare(
         }
         builder = builder.remove_snapshots(&change.expire_snapshots);
     }
+    for edit in &change.builder_edits {
+        builder = edit(table, builder)?;
+    }
     let built = builder.build().map_err(err::iceberg)?;
     let metadata = Arc::new(built.metadata);
     let json = serde_json::to_vec(metadata.as_ref()).map_err(|e| err::internal(format!("table metadata: {e}")))?;
     written.push(outcome.metadata_location.clone());
     table.store().write(&outcome.metadata_location, json.into()).await?;
+    table.store().metadata_cache().put_metadata(&outcome.metadata_location, Arc::clone(&metadata));
 
     let deletes_expired =
         metadata.properties().get("write.metadata.delete-after-commit.enabled").is_some_and(|value| value == "true");
@@ -136,6 +139,10 @@ fn summary_entries(change: &TableChange, options: &CommitOptions) -> std::collec
     entries
 }
 
+fn is_data((_, file): &(i32, DataFile)) -> bool {
+    file.content_type() == DataContentType::Data
+}
+
 struct SnapshotBuild<'a> {
     table: &'a Table,
     /// The table's metadata, new columns included.
@@ -147,7 +154,7 @@ struct SnapshotBuild<'a> {
 impl SnapshotBuild<'_> {
     async fn run(
         &self,
-        extra: std::collections::BTreeMap<String, String>,
+        mut extra: std::collections::BTreeMap<String, String>,
         outcome: &mut TableOutcome,
         written: &mut Vec<String>,
     ) -> Result<Snapshot> {
@@ -155,7 +162,7 @@ impl SnapshotBuild<'_> {
         let mut changes = Changes::default();
         let mut factory =
             ManifestFactory::new(self.table, self.metadata, snapshot_id, Uuid::new_v4(), written);
-        let parent = self.metadata.current_snapshot();
+        let parent = self.table.head_in(self.metadata);
         let existing: Vec<ManifestFile> = match parent {
             Some(parent) => {
                 let manifests = self.table.manifests(parent.snapshot_id()).await?;
@@ -168,17 +175,34 @@ impl SnapshotBuild<'_> {
         for (spec_id, file) in &added {
             changes.add(file, *spec_id);
         }
-        let (kept, operation, sequence_number) = match self.removal(&added)? {
-            None => (existing, Operation::Append, None),
-            Some(removal) => {
+        let (kept, operation, sequence_number) = match (self.files, self.removal(&added)?) {
+            (FileChange::RewriteManifests { spec_id }, _) => {
+                let (manifests, done) = factory.rearranged(existing, *spec_id).await?;
+                extra.extend(done.summary());
+                (manifests, Operation::Replace, None)
+            }
+            (_, None) if added.iter().all(is_data) => (existing, Operation::Append, None),
+            (_, None) if added.iter().any(is_data) => (existing, Operation::Overwrite, None),
+            (_, None) => (existing, Operation::Delete, None),
+            (_, Some(removal)) => {
+                self.refuse_lost_row_ids(&removal, &added)?;
                 let kept = remove(&mut factory, existing, &removal, &mut changes).await?;
                 match self.files {
-                    FileChange::Rewrite { base, .. } => (kept, Operation::Replace, self.sequence_of(*base)),
-                    _ if added.is_empty() => (kept, Operation::Delete, None),
+                    FileChange::Rewrite { base, keep_sequence, .. } => {
+                        let sequence = self.sequence_of(*base).filter(|_| *keep_sequence);
+                        (kept, Operation::Replace, sequence)
+                    }
+                    _ if !added.iter().any(is_data) => (kept, Operation::Delete, None),
                     _ => (kept, Operation::Overwrite, None),
                 }
             }
         };
+        if operation == Operation::Replace {
+            extra.extend(carried_summary(self.table));
+        }
+        if matches!(self.files, FileChange::ReplacePartitions { .. }) {
+            extra.insert("replace-partitions".to_owned(), "true".to_owned());
+        }
         let mut manifests = factory.added(added, sequence_number).await?;
         manifests.extend(factory.merge_small(kept).await?);
         let (manifest_list, assigned_rows) = factory.manifest_list(manifests, self.attempt).await?;
@@ -191,7 +215,7 @@ impl SnapshotBuild<'_> {
         let snapshot = Snapshot::builder()
             .with_manifest_list(manifest_list)
             .with_snapshot_id(snapshot_id)
-            .with_parent_snapshot_id(self.metadata.current_snapshot_id())
+            .with_parent_snapshot_id(parent.map(|snapshot| snapshot.snapshot_id()))
             .with_sequence_number(self.metadata.next_sequence_number())
             .with_summary(changes.summary(operation, parent.map(|snapshot| snapshot.summary()), extra))
             .with_schema_id(self.metadata.current_schema_id())
@@ -209,7 +233,17 @@ impl SnapshotBuild<'_> {
             | FileChange::ReplaceAll { added }
             | FileChange::ReplacePartitions { added }
             | FileChange::Rewrite { added, .. } => added,
+            FileChange::RewriteManifests { .. } => &[],
         }
+    }
+
+    /// Rows that move to another file keep their row id in v3, which our writers do not carry over yet.
+    fn refuse_lost_row_ids(&self, removal: &Removal, added: &[(i32, DataFile)]) -> Result<()> {
+        let moves_rows = matches!(removal, Removal::Paths(_)) && added.iter().any(is_data);
+        if moves_rows && self.metadata.format_version() == FormatVersion::V3 {
+            return Err(err::unsupported("rewriting files of a table of format v3, whose row ids would be lost"));
+        }
+        Ok(())
     }
 
     fn added_files(&self) -> Result<Vec<(i32, DataFile)>> {
@@ -231,7 +265,8 @@ impl SnapshotBuild<'_> {
 
     fn removal(&self, added: &[(i32, DataFile)]) -> Result<Option<Removal>> {
         Ok(match self.files {
-            FileChange::Append { .. } => None,
+            FileChange::Append { .. } | FileChange::RewriteManifests { .. } => None,
+            FileChange::Overwrite { removed, .. } if removed.is_empty() => None,
             FileChange::Overwrite { removed, .. } | FileChange::Rewrite { removed, .. } => {
                 Some(Removal::Paths(removed.clone()))
             }
@@ -264,7 +299,7 @@ impl SnapshotBuild<'_> {
 
     /// Now, but never before the parent: clocks of different drivers differ, time travel must not.
     fn timestamp_ms(&self) -> i64 {
-        let after_parent = self.metadata.current_snapshot().map_or(i64::MIN, |parent| parent.timestamp_ms() + 1);
+        let after_parent = self.table.head_in(self.metadata).map_or(i64::MIN, |parent| parent.timestamp_ms() + 1);
         Utc::now().timestamp_millis().max(after_parent)
     }
 }

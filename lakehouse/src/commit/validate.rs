@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use chainalytics_common::Result;
 use iceberg::spec::{ManifestContentType, ManifestStatus, Operation};
@@ -8,7 +8,7 @@ use super::manifests::load_all;
 use super::{CommitOptions, RUN_ID_KEY, STEP_KEY};
 use crate::err;
 use crate::table::{SnapshotInfo, Table};
-use crate::write::DataFileInfo;
+use crate::write::{DataFileInfo, FileContent};
 
 /// Result of looking at a freshly loaded table, before anything is written.
 pub(super) enum Verdict {
@@ -41,9 +41,13 @@ pub(super) async fn validate(table: &Table, change: &TableChange, options: &Comm
         )));
     }
     match &change.files {
-        Some(FileChange::Overwrite { base, check, removed, .. }) => {
-            let check_deletes = !removed.is_empty();
-            refuse_unseen(table, *base, check, check_deletes).await?;
+        Some(FileChange::Overwrite { base, check, removed, added }) => {
+            // Rows that another commit deleted must not come back in a new file.
+            let moves_rows = added.iter().any(|file| file.content == FileContent::Data) && !change.referenced.is_empty();
+            refuse_unseen(table, *base, check, !removed.is_empty() || moves_rows).await?;
+            if table.current_snapshot_id() != *base {
+                refuse_gone(table, &change.referenced).await?;
+            }
         }
         // Row-level deletes that arrived meanwhile keep applying: the rewritten files keep the base's sequence number.
         // A position delete names a file, though, and would miss its rows in the new one.
@@ -70,7 +74,7 @@ fn snapshot_of_step(table: &Table, options: &CommitOptions) -> Option<SnapshotIn
 /// Fails if a snapshot after `base` added files which the change ought to have seen.
 async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, deletes: bool) -> Result<()> {
     let metadata = table.metadata();
-    if metadata.current_snapshot_id() == base {
+    if table.current_snapshot_id() == base {
         return Ok(());
     }
     let mut newer = HashSet::new();
@@ -91,7 +95,7 @@ async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, 
             table.ident()
         )));
     }
-    let Some(current) = metadata.current_snapshot_id() else { return Ok(()) };
+    let Some(current) = table.current_snapshot_id() else { return Ok(()) };
     let manifests = table.manifests(current).await?;
     let is_new = |id: i64| newer.contains(&id);
     if deletes
@@ -127,6 +131,24 @@ async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, 
         }
     }
     Ok(())
+}
+
+/// Fails if a data file that new delete files refer to is not live any more.
+async fn refuse_gone(table: &Table, referenced: &BTreeSet<String>) -> Result<()> {
+    let mut gone: BTreeSet<&str> = referenced.iter().map(String::as_str).collect();
+    let manifests = match table.current_snapshot_id() {
+        Some(current) if !gone.is_empty() => table.manifests(current).await?,
+        _ => return Ok(()),
+    };
+    for file in manifests.iter().filter(|file| file.content == ManifestContentType::Data) {
+        for entry in table.manifest(file).await?.entries().iter().filter(|entry| entry.is_alive()) {
+            gone.remove(entry.file_path());
+        }
+    }
+    match gone.first() {
+        None => Ok(()),
+        Some(path) => Err(err::conflict(format!("table {}: {path} was removed by another commit", table.ident()))),
+    }
 }
 
 /// Whether a manifest was written after the base snapshot.

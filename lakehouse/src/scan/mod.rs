@@ -14,7 +14,7 @@ mod pruning;
 pub(crate) mod read;
 mod selector;
 mod statistics;
-mod values;
+pub(crate) mod values;
 
 pub use build::{FILE_COLUMN, POSITION_COLUMN};
 pub(crate) use judge::is_total;

@@ -86,7 +86,11 @@ impl IcebergTableProvider {
     /// The table at the selected snapshot, read with options.
     pub fn with_options(table: &Table, at: &SnapshotSelector, options: ScanOptions) -> Result<Self> {
         let metadata = Arc::clone(table.metadata());
-        let snapshot_id = at.resolve(&table.ident().to_string(), &metadata)?;
+        let snapshot_id = match at {
+            // The head of the branch that the table stands for.
+            SnapshotSelector::Current => table.current_snapshot_id(),
+            at => at.resolve(&table.ident().to_string(), &metadata)?,
+        };
         let schema = match snapshot_id.and_then(|id| metadata.snapshot_by_id(id)) {
             Some(snapshot) if at.uses_snapshot_schema() => snapshot.schema(&metadata).map_err(|e| {
                 Error::new(ErrorCode::TableFormat, format!("table {}: schema of a snapshot: {e}", table.ident()))

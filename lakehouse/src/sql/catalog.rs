@@ -80,7 +80,7 @@ impl Shared {
             && let Some(at) = SnapshotSelector::parse_marker(mark)
         {
             let table = load_table(&self.lakehouse, &TableIdent::new(namespace, base)).await?;
-            return Ok(Some(Arc::new(IcebergTableProvider::try_new(&table, &at)?)));
+            return Ok(Some(at_ref(&table, at)?));
         }
         if let Some((base, kind)) = name.rsplit_once(METADATA_MARK)
             && let Some(kind) = MetadataKind::parse(kind)
@@ -88,10 +88,21 @@ impl Shared {
             let table = load_table(&self.lakehouse, &TableIdent::new(namespace, base)).await?;
             return Ok(Some(metadata_table(&table, kind).await?));
         }
-        if let Some(table) = find_table(&self.lakehouse, &TableIdent::new(namespace, name)).await? {
+        if let Some((base, mark)) = name.rsplit_once(VERSION_MARK)
+            && let Some(name) = mark.strip_prefix("ref:")
+        {
+            let table = load_table(&self.lakehouse, &TableIdent::new(namespace, base)).await?;
+            return Ok(Some(at_ref(&table, SnapshotSelector::Ref(name.to_string()))?));
+        }
+        if let Some(table) = find_own(&self.lakehouse, &TableIdent::new(namespace, name)).await? {
             return Ok(Some(Arc::new(IcebergTableProvider::try_new(&table, &SnapshotSelector::Current)?)));
         }
-        // `t.snapshots`: the planner takes `t` for a namespace.
+        // `t.branch_x`, `t.tag_x` and `t.snapshots`: the planner takes `t` for a namespace.
+        if let Some(name) = ref_name(name)
+            && let Some(table) = find_table(&self.lakehouse, &TableIdent::new(self.lakehouse.default_namespace(), namespace)).await?
+        {
+            return Ok(Some(at_ref(&table, SnapshotSelector::Ref(name.to_string()))?));
+        }
         if let Some(kind) = MetadataKind::parse(name) {
             let default = self.lakehouse.default_namespace();
             if let Some(table) = find_table(&self.lakehouse, &TableIdent::new(default, namespace)).await? {
@@ -102,8 +113,50 @@ impl Shared {
     }
 }
 
-/// Loads a table by its name, letter case ignored if no table has exactly that name.
+/// The table at a snapshot. A branch is read with the table's schema, a tag with its snapshot's.
+fn at_ref(table: &Table, at: SnapshotSelector) -> Result<Arc<dyn TableProvider>> {
+    if let SnapshotSelector::Ref(name) = &at {
+        match table.find_ref(name)? {
+            Some(found) if found.is_branch => {
+                let table = table.on_branch(&found.name)?;
+                return Ok(Arc::new(IcebergTableProvider::try_new(&table, &SnapshotSelector::Current)?));
+            }
+            Some(found) => return Ok(Arc::new(IcebergTableProvider::try_new(table, &SnapshotSelector::Ref(found.name))?)),
+            None => {}
+        }
+    }
+    Ok(Arc::new(IcebergTableProvider::try_new(table, &at)?))
+}
+
+/// The ref that `branch_x` or `tag_x` names.
+pub fn ref_name(name: &str) -> Option<&str> {
+    let prefix = ["branch_", "tag_"].into_iter().find(|prefix| {
+        name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)) && name.len() > prefix.len()
+    })?;
+    Some(&name[prefix.len()..])
+}
+
+/// Loads a table by its name, letter case ignored if no table has exactly that name; `t.branch_x` is table `t` on that
+/// branch.
 pub async fn find_table(lakehouse: &Lakehouse, ident: &TableIdent) -> Result<Option<Table>> {
+    if let Some(table) = find_own(lakehouse, ident).await? {
+        return Ok(Some(table));
+    }
+    let Some(name) = ref_name(ident.name()) else {
+        return Ok(None);
+    };
+    let owner = match ident.namespace() {
+        [table] => TableIdent::new(lakehouse.default_namespace(), table),
+        [namespace @ .., table] => TableIdent::new(&namespace.join("."), table),
+        [] => return Ok(None),
+    };
+    match find_own(lakehouse, &owner).await? {
+        Some(table) => table.on_branch(name).map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn find_own(lakehouse: &Lakehouse, ident: &TableIdent) -> Result<Option<Table>> {
     let catalog = lakehouse.catalog();
     if let Some(table) = catalog.find_table(ident).await? {
         return Ok(Some(table));

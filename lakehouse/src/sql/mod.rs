@@ -4,15 +4,25 @@
 //! Path of a statement: `statement` (split, parse) with `time_travel` and `letter_case` (rewriting of tokens) →
 //! `ddl`, `changes` (INSERT, UPDATE, DELETE) or DataFusion's planner over `catalog`.
 
+mod call;
+mod alter;
+mod alter_parse;
 mod catalog;
 mod changes;
+mod create;
 mod create_table;
 mod ddl;
+mod describe;
 mod letter_case;
 mod metadata_tables;
 mod names;
+mod refs;
+mod procedures;
 mod statement;
+mod terms;
 mod time_travel;
+mod types;
+mod words;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::DataType;
@@ -123,14 +133,21 @@ impl Runner<'_> {
             ParsedStatement::CreateNamespace { name, if_not_exists } => {
                 self.create_namespace(&name, if_not_exists).await
             }
-            ParsedStatement::DropNamespace { names, if_exists } => self.drop_namespaces(&names, if_exists).await,
+            ParsedStatement::DropNamespace { names, if_exists, cascade } => {
+                self.drop_namespaces(&names, if_exists, cascade).await
+            }
+            ParsedStatement::AlterTable(alter) => self.alter_table(*alter).await,
             ParsedStatement::ShowNamespaces => self.show_namespaces().await,
             ParsedStatement::ShowTables { namespace } => self.show_tables(namespace.as_ref()).await,
-            ParsedStatement::Describe { name } => self.describe(&name).await,
+            ParsedStatement::ShowCreateTable { name } => self.show_create_table(&name).await,
+            ParsedStatement::ShowProperties { name, key } => self.show_properties(&name, key.as_deref()).await,
+            ParsedStatement::Describe { name, extended } => self.describe(&name, extended).await,
+            ParsedStatement::DescribeNamespace { name } => self.describe_namespace(&name).await,
             ParsedStatement::Insert(insert) => self.insert(*insert).await,
             ParsedStatement::Delete(delete) => self.delete(*delete).await,
             ParsedStatement::Update(update) => self.update(*update).await,
             ParsedStatement::Merge => Err(unsupported("MERGE INTO")),
+            ParsedStatement::Call(call) => self.call(*call).await,
             ParsedStatement::DataFusion(statement) => self.datafusion(*statement).await,
         }
     }
@@ -203,12 +220,19 @@ fn type_name(data_type: &DataType) -> String {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "binary".to_string(),
         DataType::Date32 => "date".to_string(),
         DataType::Timestamp(_, None) => "timestamp_ntz".to_string(),
-        DataType::Timestamp(_, Some(_)) => "timestamp".to_string(),
+        DataType::Timestamp(_, Some(_)) => "timestamp_ltz".to_string(),
         DataType::List(item) | DataType::LargeList(item) => format!("array<{}>", type_name(item.data_type())),
         DataType::Struct(fields) => {
             let fields: Vec<String> = fields.iter().map(|f| format!("{}:{}", f.name(), type_name(f.data_type()))).collect();
             format!("struct<{}>", fields.join(","))
         }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) => {
+                let types: Vec<String> = fields.iter().map(|f| type_name(f.data_type())).collect();
+                format!("map<{}>", types.join(","))
+            }
+            other => type_name(other),
+        },
         other => other.to_string().to_lowercase(),
     }
 }

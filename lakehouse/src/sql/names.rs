@@ -17,11 +17,11 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::dialect_of;
-use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_table, table_not_found};
+use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_table, ref_name, table_not_found};
 use super::letter_case::MixedCase;
 use super::metadata_tables::MetadataKind;
 use super::statement::{ParsedStatement, parse_statement};
-use super::time_travel::{resolve_marker, rewrite_time_travel};
+use super::time_travel::{VERSION_MARK, resolve_marker, rewrite_time_travel};
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
 
@@ -105,17 +105,23 @@ pub fn lakehouse_ident(ctx: &SessionContext, reference: &TableReference) -> Opti
 
 /// The lakehouse table that a name as written means.
 pub fn ident_of(ctx: &SessionContext, name: &ObjectName) -> Result<TableIdent> {
-    let reference = TableReference::parse_str(&name.to_string().replace('`', "\""));
-    let parts: Vec<String> = name.0.iter().map(part_value).collect();
-    let reference = match parts.as_slice() {
-        [table] => TableReference::bare(table.clone()),
-        [schema, table] => TableReference::partial(schema.clone(), table.clone()),
-        [catalog, schema, table] => TableReference::full(catalog.clone(), schema.clone(), table.clone()),
-        _ => reference,
-    };
-    lakehouse_ident(ctx, &reference).ok_or_else(|| {
-        Error::new(ErrorCode::SqlUnsupported, format!("{name} is not a table of the lakehouse, it can only be read"))
-    })
+    let state = ctx.state();
+    let defaults = &state.config_options().catalog;
+    let mut parts: Vec<String> = name.0.iter().map(part_value).collect();
+    let mut catalog = defaults.default_catalog.clone();
+    // A first part that names a catalog is one, if a namespace and a table are left behind it.
+    if parts.len() >= 3 && ctx.catalog(&parts[0]).is_some() {
+        catalog = parts.remove(0);
+    }
+    let ours = ctx.catalog(&catalog).is_some_and(|catalog| catalog.is::<LakehouseCatalogProvider>());
+    match parts.pop() {
+        Some(table) if ours && parts.is_empty() => Ok(TableIdent::new(&defaults.default_schema, table)),
+        Some(table) if ours && parts[0] != "information_schema" => Ok(TableIdent::new(&parts.join("."), table)),
+        _ => Err(Error::new(
+            ErrorCode::SqlUnsupported,
+            format!("{name} is not a table of the lakehouse, it can only be read"),
+        )),
+    }
 }
 
 /// A name's part without quotes.
@@ -147,7 +153,8 @@ pub fn wrap(statement: SqlStatement) -> DfStatement {
     DfStatement::Statement(Box::new(statement))
 }
 
-/// Turns `[catalog.]ns.t.snapshots` into `[catalog.]ns."t$snapshots"`; DataFusion knows three levels of names only.
+/// Turns `[catalog.]ns.t.snapshots` into `[catalog.]ns."t$snapshots"`, `ns.t.branch_x` into `ns."t@branch:x"`, and
+/// joins further levels of a namespace; DataFusion knows three levels of names only.
 fn name_metadata_tables(ctx: &SessionContext, statement: &mut DfStatement) {
     let DfStatement::Statement(statement) = statement else {
         if let DfStatement::Explain(explain) = statement {
@@ -157,24 +164,42 @@ fn name_metadata_tables(ctx: &SessionContext, statement: &mut DfStatement) {
     };
     let catalogs = ctx.catalog_names();
     let _done = visit_relations_mut(statement.as_mut(), |name: &mut ObjectName| {
-        let levels = name.0.len();
-        if levels < 3 || name.0.last().is_none_or(|p| MetadataKind::parse(&part_value(p)).is_none()) {
+        if name.0.len() < 3 {
             return ControlFlow::<()>::Continue(());
         }
+        let mut parts: Vec<String> = name.0.iter().map(part_value).collect();
+        let catalog = if catalogs.contains(&parts[0]) { Some(name.0[0].clone()) } else { None };
+        if catalog.is_some() {
+            parts.remove(0);
+        }
         // `catalog.ns.files` is a table named "files".
-        if levels == 3 && catalogs.contains(&part_value(&name.0[0])) {
+        let Some(mut last) = parts.pop().filter(|_| !parts.is_empty()) else {
+            return ControlFlow::Continue(());
+        };
+        if parts.len() >= 2
+            && let Some(mark) = mark_of(&last)
+            && let Some(table) = parts.pop()
+        {
+            last = format!("{table}{mark}");
+        } else if parts.len() < 2 {
             return ControlFlow::Continue(());
         }
-        if let (Some(kind), Some(table)) = (name.0.pop(), name.0.pop()) {
-            let joined = format!("{}{METADATA_MARK}{}", part_value(&table), part_value(&kind));
-            name.0.push(ObjectNamePart::Identifier(Ident::with_quote('"', joined)));
-        }
+        let quoted = |text: String| ObjectNamePart::Identifier(Ident::with_quote('"', text));
+        name.0 = catalog.into_iter().chain([quoted(parts.join(".")), quoted(last)]).collect();
         ControlFlow::Continue(())
     });
 }
 
+/// What a last level that names a metadata table or ref becomes behind the table's name.
+fn mark_of(last: &str) -> Option<String> {
+    if MetadataKind::parse(last).is_some() {
+        return Some(format!("{METADATA_MARK}{last}"));
+    }
+    ref_name(last).map(|name| format!("{VERSION_MARK}ref:{name}"))
+}
+
 /// The value of a `TIMESTAMP AS OF` expression, milliseconds since 1970 UTC.
-async fn evaluate_time(expression: &str) -> Result<i64> {
+pub(super) async fn evaluate_time(expression: &str) -> Result<i64> {
     let bad = |why: &dyn std::fmt::Display| {
         Error::new(ErrorCode::SqlSyntax, format!("'{expression}' is not a point in time: {why}"))
     };

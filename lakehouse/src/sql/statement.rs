@@ -12,7 +12,10 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::create_table::{CreateTableStatement, parse_create_table};
+use super::call::{CallStatement, parse_call};
+use super::alter_parse::{AlterTable, parse_alter_table};
+use super::create_table::{CreateMode, CreateTableStatement, parse_create_table};
+use super::words;
 
 /// Nesting allowed in one expression: the parser is recursive, so that a hostile text must not exhaust the stack.
 const RECURSION_LIMIT: usize = 128;
@@ -23,14 +26,19 @@ pub enum ParsedStatement {
     CreateTable(Box<CreateTableStatement>),
     DropTable { names: Vec<ObjectName>, if_exists: bool, purge: bool },
     CreateNamespace { name: ObjectName, if_not_exists: bool },
-    DropNamespace { names: Vec<ObjectName>, if_exists: bool },
+    AlterTable(Box<AlterTable>),
+    DropNamespace { names: Vec<ObjectName>, if_exists: bool, cascade: bool },
     ShowNamespaces,
     ShowTables { namespace: Option<ObjectName> },
-    Describe { name: ObjectName },
+    ShowCreateTable { name: ObjectName },
+    ShowProperties { name: ObjectName, key: Option<String> },
+    Describe { name: ObjectName, extended: bool },
+    DescribeNamespace { name: ObjectName },
     Insert(Box<Insert>),
     Delete(Box<Delete>),
     Update(Box<Update>),
     Merge,
+    Call(Box<CallStatement>),
     /// Everything that DataFusion plans: queries, EXPLAIN, SET, CREATE EXTERNAL TABLE, views, COPY.
     DataFusion(Box<DfStatement>),
 }
@@ -105,7 +113,8 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
             let at = if replace { 3 } else { 1 };
             if word(at) == Keyword::TABLE {
                 let mut parser = parser(dialect, tokens[at + 1..].to_vec());
-                let statement = parse_create_table(&mut parser, replace)?;
+                let mode = if replace { CreateMode::CreateOrReplace } else { CreateMode::Create };
+                let statement = parse_create_table(&mut parser, mode)?;
                 expect_end(&parser)?;
                 return Ok(ParsedStatement::CreateTable(Box::new(statement)));
             }
@@ -118,6 +127,16 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
                 return Ok(ParsedStatement::CreateNamespace { name, if_not_exists });
             }
         }
+        Keyword::REPLACE if word(1) == Keyword::TABLE => {
+            let mut parser = parser(dialect, tokens[2..].to_vec());
+            let statement = parse_create_table(&mut parser, CreateMode::Replace)?;
+            expect_end(&parser)?;
+            return Ok(ParsedStatement::CreateTable(Box::new(statement)));
+        }
+        Keyword::ALTER if word(1) == Keyword::TABLE => {
+            let mut parser = parser(dialect, tokens[2..].to_vec());
+            return Ok(ParsedStatement::AlterTable(Box::new(parse_alter_table(&mut parser)?)));
+        }
         Keyword::DROP => {
             let kind = text(1);
             if word(1) == Keyword::TABLE || is_namespace_word(&kind) {
@@ -127,17 +146,34 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
                     .parse_comma_separated(|p| p.parse_object_name(false))
                     .map_err(parse_error)?;
                 let purge = parser.parse_keyword(Keyword::PURGE);
-                let _restrict = parser.parse_keyword(Keyword::RESTRICT);
+                let cascade = !parser.parse_keyword(Keyword::RESTRICT) && parser.parse_keyword(Keyword::CASCADE);
                 expect_end(&parser)?;
                 return Ok(if word(1) == Keyword::TABLE {
                     ParsedStatement::DropTable { names, if_exists, purge }
                 } else {
-                    ParsedStatement::DropNamespace { names, if_exists }
+                    ParsedStatement::DropNamespace { names, if_exists, cascade }
                 });
             }
         }
         Keyword::SHOW => match text(1).as_str() {
             "SCHEMAS" | "NAMESPACES" | "DATABASES" if tokens.len() == 2 => return Ok(ParsedStatement::ShowNamespaces),
+            "CREATE" if word(2) == Keyword::TABLE => {
+                let mut parser = parser(dialect, tokens[3..].to_vec());
+                let name = parser.parse_object_name(false).map_err(parse_error)?;
+                let _serde = words::accept(&mut parser, "AS SERDE");
+                expect_end(&parser)?;
+                return Ok(ParsedStatement::ShowCreateTable { name });
+            }
+            "TBLPROPERTIES" => {
+                let mut parser = parser(dialect, tokens[2..].to_vec());
+                let name = parser.parse_object_name(false).map_err(parse_error)?;
+                let key = match parser.peek_token().token {
+                    Token::LParen => words::list(&mut parser, false, super::create_table::property_key)?.pop(),
+                    _ => None,
+                };
+                expect_end(&parser)?;
+                return Ok(ParsedStatement::ShowProperties { name, key });
+            }
             "TABLES" => {
                 let namespace = if matches!(word(2), Keyword::IN | Keyword::FROM) {
                     let mut parser = parser(dialect, tokens[3..].to_vec());
@@ -153,8 +189,20 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
             }
             _ => {}
         },
+        Keyword::CALL => return Ok(ParsedStatement::Call(Box::new(parse_call(dialect, tokens[1..].to_vec())?))),
         Keyword::DESCRIBE | Keyword::DESC => {
-            let skip = if word(1) == Keyword::TABLE { 2 } else { 1 };
+            if is_namespace_word(&text(1)) && tokens.len() > 2 {
+                let mut parser = parser(dialect, tokens[2..].to_vec());
+                let _extended = tokens.len() > 3 && words::accept(&mut parser, "EXTENDED");
+                let name = parser.parse_object_name(false).map_err(parse_error)?;
+                expect_end(&parser)?;
+                return Ok(ParsedStatement::DescribeNamespace { name });
+            }
+            let mut skip = if word(1) == Keyword::TABLE { 2 } else { 1 };
+            let extended = matches!(text(skip).as_str(), "EXTENDED" | "FORMATTED") && tokens.len() > skip + 1;
+            if extended {
+                skip += 1;
+            }
             // DESCRIBE of a query stays DataFusion's.
             if !matches!(word(skip), Keyword::SELECT | Keyword::WITH | Keyword::NoKeyword)
                 || tokens.get(skip).is_some_and(|t| matches!(&t.token, Token::Word(w) if w.keyword == Keyword::NoKeyword))
@@ -162,7 +210,7 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
                 let mut parser = parser(dialect, tokens[skip..].to_vec());
                 let name = parser.parse_object_name(false).map_err(parse_error)?;
                 expect_end(&parser)?;
-                return Ok(ParsedStatement::Describe { name });
+                return Ok(ParsedStatement::Describe { name, extended });
             }
         }
         _ => {}

@@ -16,6 +16,9 @@ use crate::err;
 pub const FIELD_ID_KEY: &str = "PARQUET:field_id";
 /// Arrow metadata key of a field's comment.
 pub const DOC_KEY: &str = "doc";
+/// Arrow metadata key that names the Iceberg primitive of a field where the Arrow type leaves it open: `uuid`,
+/// `timestamp_ns`, `timestamptz_ns`.
+pub const TYPE_KEY: &str = "iceberg.type";
 /// Zone of every `timestamptz` column.
 const UTC: &str = "UTC";
 
@@ -106,11 +109,22 @@ impl Ids {
     }
 
     fn field(&mut self, field: &FieldRef, id: i32, name: &str) -> Result<NestedField> {
-        let nested = NestedField::new(id, name, self.data_type(field.data_type())?, !field.is_nullable());
+        let nested = NestedField::new(id, name, self.type_of(field)?, !field.is_nullable());
         Ok(match field.metadata().get(DOC_KEY) {
             Some(doc) => nested.with_doc(doc),
             None => nested,
         })
+    }
+
+    fn type_of(&mut self, field: &FieldRef) -> Result<Type> {
+        match field.metadata().get(TYPE_KEY) {
+            Some(name) => {
+                let name = serde_json::Value::String(name.clone());
+                let primitive = serde_json::from_value(name).map_err(|e| err::invalid(format!("column type: {e}")))?;
+                Ok(Type::Primitive(primitive))
+            }
+            None => self.data_type(field.data_type()),
+        }
     }
 
     fn data_type(&mut self, data_type: &DataType) -> Result<Type> {
@@ -119,7 +133,7 @@ impl Ids {
             DataType::List(element) | DataType::LargeList(element) | DataType::FixedSizeList(element, _)
             | DataType::ListView(element) | DataType::LargeListView(element) => {
                 let id = self.next();
-                let element_type = self.data_type(element.data_type())?;
+                let element_type = self.type_of(element)?;
                 Type::List(ListType::new(Arc::new(NestedField::list_element(id, element_type, !element.is_nullable()))))
             }
             DataType::Map(entries, _) => {
@@ -130,9 +144,9 @@ impl Ids {
                     return Err(err::invalid("a map without key and value"));
                 };
                 let (key_id, value_id) = (self.next(), self.next());
-                let key_field = NestedField::map_key_element(key_id, self.data_type(key.data_type())?);
+                let key_field = NestedField::map_key_element(key_id, self.type_of(key)?);
                 let value_field =
-                    NestedField::map_value_element(value_id, self.data_type(value.data_type())?, !value.is_nullable());
+                    NestedField::map_value_element(value_id, self.type_of(value)?, !value.is_nullable());
                 Type::Map(MapType::new(Arc::new(key_field), Arc::new(value_field)))
             }
             DataType::Dictionary(_, value) => self.data_type(value)?,

@@ -1,6 +1,7 @@
 //! A table as of one metadata file: schema, partitioning, properties and the ancestry of its snapshots.
 
 pub mod arrow_schema;
+mod refs;
 mod snapshots;
 
 use std::collections::HashMap;
@@ -13,6 +14,8 @@ use iceberg::spec::{Manifest, ManifestFile, TableMetadata};
 use crate::ident::TableIdent;
 use crate::store::StoreRegistry;
 
+pub use refs::{MAIN_BRANCH, RefInfo};
+pub(crate) use refs::{ref_not_found, references};
 pub use snapshots::SnapshotInfo;
 
 /// One version of a table. Cheap to clone; never changes: load it again to see newer commits.
@@ -23,6 +26,8 @@ pub struct Table {
     metadata: Arc<TableMetadata>,
     arrow_schema: SchemaRef,
     store: Arc<StoreRegistry>,
+    /// `None` for the main branch.
+    branch: Option<String>,
 }
 
 /// A field of the table's partition spec.
@@ -45,7 +50,7 @@ impl Table {
         store: Arc<StoreRegistry>,
     ) -> Result<Self> {
         let arrow_schema = Arc::new(arrow_schema::to_arrow(metadata.current_schema())?);
-        Ok(Self { ident, metadata_location, metadata, arrow_schema, store })
+        Ok(Self { ident, metadata_location, metadata, arrow_schema, store, branch: None })
     }
 
     /// Reads a table from its metadata file, without a catalog.
@@ -89,9 +94,10 @@ impl Table {
         self.metadata.properties().get(key).map(String::as_str)
     }
 
-    /// Snapshot that the main branch points at; none for a table that was never written.
+    /// Snapshot that the branch (the main one unless another was chosen) points at; none for a table that was never
+    /// written.
     pub fn current_snapshot_id(&self) -> Option<i64> {
-        self.metadata.current_snapshot_id()
+        self.head_in(&self.metadata).map(|snapshot| snapshot.snapshot_id())
     }
 
     /// Iceberg format version: 1, 2 or 3.
@@ -116,7 +122,7 @@ impl Table {
 
     /// Rows of the current snapshot by its summary; row-level deletes are not subtracted. `None` when unknown.
     pub fn row_count(&self) -> Option<u64> {
-        match self.metadata.current_snapshot() {
+        match self.head_in(&self.metadata) {
             None => Some(0),
             Some(snapshot) => snapshot.summary().additional_properties.get("total-records")?.parse().ok(),
         }
@@ -125,6 +131,12 @@ impl Table {
     /// Stores that hold the table's files.
     pub fn store(&self) -> &Arc<StoreRegistry> {
         &self.store
+    }
+
+    /// The table as it would be after changes of its definition that are not committed yet.
+    pub(crate) fn redefined(&self, edits: &[crate::commit::TableEdit]) -> Result<Self> {
+        let metadata = crate::commit::redefined(&self.metadata, edits)?;
+        Self::new(self.ident.clone(), self.metadata_location.clone(), metadata, Arc::clone(&self.store))
     }
 
     /// The metadata itself, for the modules of this crate.

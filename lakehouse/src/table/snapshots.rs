@@ -62,7 +62,7 @@ impl Table {
 
     /// The current snapshot.
     pub fn current_snapshot(&self) -> Option<SnapshotInfo> {
-        self.metadata.current_snapshot().map(|snapshot| SnapshotInfo::from(snapshot.as_ref()))
+        self.head_in(&self.metadata).map(|snapshot| SnapshotInfo::from(snapshot.as_ref()))
     }
 
     /// Value of `key` in the newest ancestor whose summary has it. `None` if no known ancestor does.
@@ -82,7 +82,7 @@ impl Table {
 
     /// The chain of parents; ends at the first snapshot that metadata no longer knows.
     pub(crate) fn ancestors(&self) -> impl Iterator<Item = &iceberg::spec::SnapshotRef> + '_ {
-        std::iter::successors(self.metadata.current_snapshot(), |snapshot| {
+        std::iter::successors(self.head_in(&self.metadata), |snapshot| {
             snapshot.parent_snapshot_id().and_then(|parent| self.metadata.snapshot_by_id(parent))
         })
     }
