@@ -19,7 +19,7 @@ import java.util.EnumSet;
 import java.util.HashMap;
 import java.util.Map;
 import org.apache.iceberg.jdbc.JdbcCatalog;
-import org.apache.iceberg.rest.RESTCatalogAdapter;
+import org.apache.iceberg.rest.LendingCatalogAdapter;
 import org.apache.iceberg.rest.RESTCatalogServlet;
 import org.eclipse.jetty.server.Server;
 import org.eclipse.jetty.servlet.FilterHolder;
@@ -31,7 +31,7 @@ import org.eclipse.jetty.servlet.ServletHolder;
  *
  * <p>usage: RestCatalog PORT FAULTS_DIR KEY=VALUE... where the pairs are the catalog's properties.
  *
- * <p>A request needs the token that the servlet gives to client id `chainalytics`, as a real server would have it. For tests of answers that never
+ * <p>Every table comes with the keys of the S3 store. A request needs the token that the servlet gives to client id `chainalytics`, as a real server would have it. For tests of answers that never
  * come: a file `lose-answer` in FAULTS_DIR makes the next commit happen and be answered with 504, `refuse` makes it be answered with 503 only.
  */
 public class RestCatalog {
@@ -48,7 +48,7 @@ public class RestCatalog {
     catalog.initialize(properties.get("name"), properties);
 
     ServletContextHandler context = new ServletContextHandler(ServletContextHandler.NO_SESSIONS);
-    context.addServlet(new ServletHolder(new RESTCatalogServlet(new RESTCatalogAdapter(catalog))), "/*");
+    context.addServlet(new ServletHolder(new RESTCatalogServlet(new LendingCatalogAdapter(catalog, properties))), "/*");
     context.addFilter(new FilterHolder((Filter) (request, response, chain) -> serve(faults, request, response, chain)), "/*", EnumSet.of(DispatcherType.REQUEST));
     Server server = new Server(new InetSocketAddress("127.0.0.1", Integer.parseInt(args[0])));
     server.setHandler(context);

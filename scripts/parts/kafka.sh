@@ -7,7 +7,7 @@ version=3.9.1
 fill() {
   mkdir "$1/libs"
   cp "$here/kafka.pom.xml" "$1/pom.xml"
-  (cd "$1" && mvn -q -B dependency:copy-dependencies -DoutputDirectory="$1/libs" -DincludeScope=runtime >&2)
+  (cd "$1" && mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory="$1/libs" -DincludeScope=runtime >&2)
   printf '%s\n' 'log4j.rootLogger=WARN, out' 'log4j.appender.out=org.apache.log4j.ConsoleAppender' \
     'log4j.appender.out.layout=org.apache.log4j.PatternLayout' 'log4j.appender.out.layout.ConversionPattern=%d %p %m (%c)%n' >"$1/log4j.properties"
 }

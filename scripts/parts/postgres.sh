@@ -10,7 +10,7 @@ fill() {
   local arch=amd64
   [ "$(uname -m)" = x86_64 ] || arch=arm64v8
   local artifact="embedded-postgres-binaries-linux-$arch"
-  mvn -q -B dependency:copy -Dartifact="io.zonky.test.postgres:$artifact:$version" -DoutputDirectory="$1" >&2
+  mvn -q -B -Dstyle.color=never dependency:copy -Dartifact="io.zonky.test.postgres:$artifact:$version" -DoutputDirectory="$1" >&2
   (cd "$1" && python3 -m zipfile -e "$artifact-$version.jar" . && tar -xJf postgres-linux-*.txz && rm -rf ./*.jar ./*.txz META-INF)
 }
 

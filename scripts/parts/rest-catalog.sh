@@ -7,7 +7,7 @@ version=1.9.2
 fill() {
   mkdir "$1/libs"
   cp "$here/rest-catalog.pom.xml" "$1/pom.xml"
-  (cd "$1" && mvn -q -B dependency:copy-dependencies -DoutputDirectory="$1/libs" -DincludeScope=runtime >&2)
+  (cd "$1" && mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory="$1/libs" -DincludeScope=runtime >&2)
 }
 
 install_part() { need_java; install_once "rest-catalog-$version" fill; }
@@ -24,7 +24,7 @@ start_part() {
   . "$folder/../postgres/env"
   . "$folder/../seaweedfs/env"
   mkdir -p "$folder/faults" "$folder/classes"
-  javac -cp "$home/libs/*" -d "$folder/classes" "$here/RestCatalog.java"
+  javac -cp "$home/libs/*" -d "$folder/classes" "$here/RestCatalog.java" "$here/LendingCatalogAdapter.java"
   AWS_REGION=us-east-1 launch "$folder" java -Xmx512m -XX:TieredStopAtLevel=1 -cp "$folder/classes:$home/libs/*" RestCatalog "$port" "$folder/faults" \
     name=rest uri="$POSTGRES_JDBC/iceberg" jdbc.user="$POSTGRES_USER" jdbc.password="$POSTGRES_PASSWORD" jdbc.schema-version=V1 \
     warehouse="s3://$S3_BUCKET/rest" io-impl=org.apache.iceberg.aws.s3.S3FileIO s3.endpoint="$S3_ENDPOINT" s3.path-style-access=true \

@@ -270,6 +270,10 @@ fn demo_adds_up_on_a_rest_catalog() {
     answers_are_lost(&place, &parts);
     many_write_at_once(&place);
     tables_and_namespaces_change(&place);
+    // The server sends the store's keys with every table, so whoever works in one process needs none of his own.
+    let ran = place.run(&["sql", "-e", "INSERT INTO once VALUES (4)", "--master", "local[2]", "--conf", "s3.secret-access-key=wrong"]).ok();
+    assert!(!ran.stderr.contains("wrong"), "{}", ran.stderr);
+    assert_eq!(place.number("SELECT count(*) FROM once", &["--master", "local[2]", "--conf", "s3.secret-access-key=wrong"]), 7);
 
     for (wrong, code) in [
         ("catalog.rest.credential=nobody:secret", "CA-CATALOG-DENIED"),

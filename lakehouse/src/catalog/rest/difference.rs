@@ -204,3 +204,104 @@ impl Difference {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use iceberg::spec::{
+        FormatVersion, NestedField, Operation, PrimitiveType, Schema, Snapshot, SnapshotReference, SnapshotRetention,
+        SortOrder, Summary, TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
+    };
+
+    use super::*;
+
+    fn schema(columns: i32) -> Schema {
+        let field = |id: i32| NestedField::optional(id, format!("c{id}"), Type::Primitive(PrimitiveType::Long)).into();
+        Schema::builder().with_fields((1..=columns).map(field).collect::<Vec<_>>()).build().unwrap()
+    }
+
+    fn table() -> TableMetadata {
+        let spec = UnboundPartitionSpec::builder().build();
+        let properties = HashMap::from([("stays".to_owned(), "1".to_owned()), ("goes".to_owned(), "1".to_owned())]);
+        let order = SortOrder::unsorted_order();
+        TableMetadataBuilder::new(schema(2), spec, order, "s3://b/t".to_owned(), FormatVersion::V2, properties)
+            .unwrap()
+            .build()
+            .unwrap()
+            .metadata
+    }
+
+    fn snapshot(id: i64, parent: Option<i64>, sequence_number: i64) -> Snapshot {
+        Snapshot::builder()
+            .with_snapshot_id(id)
+            .with_parent_snapshot_id(parent)
+            .with_sequence_number(sequence_number)
+            .with_timestamp_ms(4_000_000_000_000 + sequence_number)
+            .with_manifest_list(format!("s3://b/t/{id}.avro"))
+            .with_summary(Summary { operation: Operation::Append, additional_properties: HashMap::new() })
+            .with_schema_id(0)
+            .build()
+    }
+
+    /// What the server would make of the updates.
+    fn applied(old: &TableMetadata, steps: Difference) -> TableMetadata {
+        for requirement in &steps.requirements {
+            requirement.check(Some(old)).unwrap();
+        }
+        let mut builder = old.clone().into_builder(None);
+        for update in steps.updates {
+            builder = update.apply(builder).unwrap();
+        }
+        builder.build().unwrap().metadata
+    }
+
+    #[test]
+    fn the_updates_lead_from_the_old_version_to_the_new() {
+        let old = table().into_builder(None).set_branch_snapshot(snapshot(1, None, 1), "main").unwrap();
+        let old = old.build().unwrap().metadata;
+        let tag = SnapshotReference { snapshot_id: 1, retention: SnapshotRetention::Tag { max_ref_age_ms: None } };
+        let spec = UnboundPartitionSpec::builder().add_partition_field(1, "c1_bucket", Transform::Bucket(4)).unwrap();
+        let new = old
+            .clone()
+            .into_builder(None)
+            .add_current_schema(schema(3))
+            .unwrap()
+            .add_default_partition_spec(spec.build())
+            .unwrap()
+            .set_properties(HashMap::from([("new".to_owned(), "1".to_owned()), ("stays".to_owned(), "2".to_owned())]))
+            .unwrap()
+            .remove_properties(&["goes".to_owned()])
+            .unwrap()
+            .set_branch_snapshot(snapshot(2, Some(1), 2), "main")
+            .unwrap()
+            .set_ref("before", tag)
+            .unwrap()
+            .build()
+            .unwrap()
+            .metadata;
+        let steps = difference(&old, &new).unwrap();
+        let made = applied(&old, steps);
+        assert_eq!(made.current_schema(), new.current_schema());
+        assert_eq!(made.default_partition_spec(), new.default_partition_spec());
+        assert_eq!(made.properties(), new.properties());
+        assert_eq!(made.current_snapshot(), new.current_snapshot());
+        assert_eq!(references(&made).unwrap(), references(&new).unwrap());
+        assert!(difference(&made, &new).unwrap().updates.is_empty());
+
+        // Expiry: the first snapshot and its tag go.
+        let expired = made.clone().into_builder(None).remove_ref("before").remove_snapshots(&[1]).build().unwrap().metadata;
+        let left = applied(&made, difference(&made, &expired).unwrap());
+        assert_eq!(left.snapshots().len(), 1);
+        assert!(left.snapshot_for_ref("before").is_none());
+    }
+
+    #[test]
+    fn a_moved_branch_breaks_the_requirements() {
+        let old = table();
+        let ours = old.clone().into_builder(None).set_branch_snapshot(snapshot(7, None, 1), "main").unwrap();
+        let steps = difference(&old, &ours.build().unwrap().metadata).unwrap();
+        let theirs = old.into_builder(None).set_branch_snapshot(snapshot(8, None, 1), "main").unwrap();
+        let theirs = theirs.build().unwrap().metadata;
+        assert!(steps.requirements.iter().any(|requirement| requirement.check(Some(&theirs)).is_err()));
+    }
+}
