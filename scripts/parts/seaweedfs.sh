@@ -14,9 +14,12 @@ fill() {
 
 install_part() { install_once "seaweedfs-$version" fill; }
 
-# The buckets are made after the store answers, which tells strangers nothing; its filer does.
-buckets_are_there() { python3 -c 'import sys, urllib.request as u
-for bucket in "lakehouse", "icewh": u.urlopen(f"http://127.0.0.1:{sys.argv[1]}/buckets/{bucket}/", timeout=2)' "$1"; }
+# The buckets are made after the store answers, and its volumes come last of all; its filer tells both.
+serves() { python3 -c 'import sys, urllib.request as u
+filer = f"http://127.0.0.1:{sys.argv[1]}"
+for bucket in "lakehouse", "icewh": u.urlopen(f"{filer}/buckets/{bucket}/", timeout=2)
+u.urlopen(u.Request(f"{filer}/ready", b"ready", method="PUT"), timeout=2)
+assert u.urlopen(f"{filer}/ready", timeout=2).read() == b"ready"' "$1"; }
 
 start_part() {
   local folder="$1" s3=$((8333 + $2)) iceberg=$((8881 + $2))
@@ -27,7 +30,7 @@ start_part() {
     -master.port=$((9433 + $2)) -volume.port=$((9540 + $2)) -filer.port=$((8688 + $2)) \
     -admin.port=$((9701 + $2)) -admin.user=admin -admin.password="$secret" -bucket=lakehouse -tableBucket=icewh)
   wait_ready "$folder" 60 SeaweedFS port_open "$s3"
-  wait_ready "$folder" 60 SeaweedFS buckets_are_there $((8688 + $2))
+  wait_ready "$folder" 60 SeaweedFS serves $((8688 + $2))
   printf '%s\n' "S3_ENDPOINT=http://127.0.0.1:$s3" "S3_ACCESS_KEY_ID=$key" "S3_SECRET_ACCESS_KEY=$secret" \
     "S3_BUCKET=lakehouse" "S3_ICEBERG_REST=http://127.0.0.1:$iceberg" "S3_TABLE_BUCKET=icewh" >"$folder/env"
 }
