@@ -212,9 +212,24 @@ impl Error {
             DataFusionError::NotImplemented(_) => ErrorCode::SqlUnsupported,
             DataFusionError::ResourcesExhausted(_) => ErrorCode::ResourcesExhausted,
             DataFusionError::Configuration(_) => ErrorCode::Config,
-            _ => ErrorCode::QueryFailed,
+            _ => of_object_store(&text).unwrap_or(ErrorCode::QueryFailed),
         };
         Self::new(code, text).with_source(error)
+    }
+}
+
+/// What the text of an object store's error means, wherever it comes from: wrong key, no bucket, no store. By text, because it may have come over the wire.
+pub fn of_object_store(text: &str) -> Option<ErrorCode> {
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if has(&["NoSuchBucket"]) {
+        Some(ErrorCode::BucketNotFound)
+    } else if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden", "401 Unauthorized"]) {
+        Some(ErrorCode::StorageDenied)
+    } else if text.contains("Error performing ") && has(&["HTTP error: ", "status code: 50"]) {
+        // The store's client gave up: no answer, or that of a server or gateway in trouble.
+        Some(ErrorCode::StorageUnreachable)
+    } else {
+        None
     }
 }
 

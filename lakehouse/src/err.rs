@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 
+use chainalytics_common::error::of_object_store;
 use chainalytics_common::{Error, ErrorCode};
 
 use crate::ident::TableIdent;
@@ -63,15 +64,12 @@ pub(crate) fn storage_write(location: &str, source: impl Into<Source>) -> Error 
 /// What a store's answer means for the caller: wrong key, no bucket, no store, or something about this one file.
 fn storage(otherwise: ErrorCode, what: String, source: Source) -> Error {
     let text = causes(source.as_ref());
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let (code, why) = if has(&["NoSuchBucket"]) {
-        (ErrorCode::BucketNotFound, "there is no such bucket".to_owned())
-    } else if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden", "401 Unauthorized"]) {
-        (ErrorCode::StorageDenied, "the store refuses these credentials".to_owned())
-    } else if lacks_connection(source.as_ref()) {
-        (ErrorCode::StorageUnreachable, "the store cannot be reached".to_owned())
-    } else {
-        (otherwise, text.chars().take(CAUSE_CHARS_MAX).collect())
+    let code = of_object_store(&text).unwrap_or(otherwise);
+    let why = match code {
+        ErrorCode::BucketNotFound => "there is no such bucket".to_owned(),
+        ErrorCode::StorageDenied => "the store refuses these credentials".to_owned(),
+        ErrorCode::StorageUnreachable => "the store cannot be reached".to_owned(),
+        _ => text.chars().take(CAUSE_CHARS_MAX).collect(),
     };
     Error::new(code, format!("{what}: {why}")).with_source(source)
 }
@@ -91,18 +89,6 @@ fn causes(error: &(dyn StdError + 'static)) -> String {
         next = cause.source();
     }
     text
-}
-
-fn lacks_connection(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
-            use object_store::client::HttpErrorKind::{Connect, Interrupted, Timeout};
-            return matches!(http.kind(), Connect | Timeout | Interrupted);
-        }
-        next = error.source();
-    }
-    false
 }
 
 /// An error of Arrow's kernels on data that has passed our checks.
