@@ -1,7 +1,11 @@
 //! Harness of the end-to-end tests: clusters of real processes of the release binary, each in a directory and on ports of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod slt;
+
 use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -135,6 +139,16 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Opt
         assert!(Instant::now() < deadline, "waited {timeout:?} for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A JSON body from a server of this machine.
+pub fn http_get(port: u16, path: &str) -> Option<Value> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
 }
 
 /// Sends a signal to one process.

@@ -1,79 +1,173 @@
-//! The kill matrix: executors are killed, frozen and restarted while queries run, with adaptive planning on and off. Every query must end
-//! with the result that one process gives. `CHAOS_ROUNDS` sets the number of rounds; a round counts if the fault landed while its query ran.
+//! The kill matrix: executors are killed, frozen, drained and replaced while queries and writes run, with adaptive planning on and off. Each must end
+//! with the result that one undisturbed process gives, and each write must be there once.
+//!
+//! `CHAOS_ROUNDS` sets the number of rounds, `CHAOS_SEED` the sequence of faults. A round counts only if its query was running when the fault came.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use chainalytics_tests::{Place, signal};
+use chainalytics_tests::{Place, http_get, signal, wait_for};
 use serde_json::Value;
 
-const QUERIES: [&str; 3] = [
+const READS: [&str; 4] = [
     "SELECT count(*) AS n, sum(a.v + b.v) AS s FROM big a JOIN big b ON a.k = b.k",
     "SELECT k % 97 AS g, count(*) AS n, sum(v) AS s FROM big GROUP BY 1 ORDER BY 1",
     "SELECT count(*) AS n FROM (SELECT DISTINCT a.k, b.v FROM big a JOIN big b ON a.k = b.k + 1) AS d",
+    "SELECT t, count(*) AS n, sum(v) AS s FROM (SELECT 'a' AS t, v FROM big UNION ALL SELECT 'b', 7 UNION ALL SELECT 'c', a.v FROM big a JOIN big b \
+     ON a.k = b.k WHERE a.k < 3000 UNION ALL SELECT 'd', v FROM nothing) AS u GROUP BY t ORDER BY t",
 ];
+const WRITE: &str = "INSERT INTO sink SELECT a.k, a.v + b.v FROM big a JOIN big b ON a.k = b.k WHERE a.k % 5 = 0";
+const SUMS: &str = "SELECT count(*) AS n, sum(v) AS s FROM sink";
+/// Detection of a loss takes at most the lease's time to live; the rest is the query's own time on what is left, on a busy machine.
+const ROUND_MAX: Duration = Duration::from_secs(60);
+const EXECUTORS: u16 = 3;
 
-/// splitmix64: the faults are a function of the seed.
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Kill,
+    KillTwo,
+    Freeze,
+    Drain,
 }
 
-fn executors(place: &Place) -> Vec<i64> {
-    let status = place.status();
-    let of = |s: &Value| (s["role"] == "executor").then(|| s["pid"].as_i64()).flatten();
-    status["services"].as_array().unwrap().iter().filter_map(of).collect()
+/// splitmix64: the faults are a function of the seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+struct Cluster {
+    place: Place,
+    http_port: u16,
+    scheduler: String,
+    replacements: Vec<Child>,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let place = Place::new();
+        place.start_cluster(EXECUTORS, &["--no-broker"]);
+        let scheduler = format!("scheduler.url=chainalytics://127.0.0.1:{}", 7077 + place.offset);
+        Self { http_port: 9090 + place.offset, place, scheduler, replacements: Vec::new() }
+    }
+
+    fn get(&self, path: &str) -> Value {
+        wait_for(path, Duration::from_secs(20), || http_get(self.http_port, path))
+    }
+
+    fn live(&self) -> Vec<i64> {
+        let executors = self.get("/api/v1/executors");
+        let alive = executors["items"].as_array().unwrap().iter().filter(|e| e["state"] == "alive");
+        alive.filter_map(|e| e["pid"].as_i64()).collect()
+    }
+
+    /// Starts executors until there are as many as at first.
+    fn replenish(&mut self) {
+        let missing = usize::from(EXECUTORS).saturating_sub(self.live().len());
+        for _ in 0..missing {
+            self.replacements.push(self.place.spawn(&["executor", "--conf", &self.scheduler, "--conf", "executor.cores=1"]));
+        }
+        wait_for("three executors", Duration::from_secs(30), || (self.live().len() >= usize::from(EXECUTORS)).then_some(()));
+    }
+
+    fn running(&self) -> bool {
+        http_get(self.http_port, "/api/v1/queries?state=running").is_some_and(|page| page["items"].as_array().is_some_and(|items| !items.is_empty()))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in &mut self.replacements {
+            let _gone = child.kill();
+            let _reaped = child.wait();
+        }
+    }
 }
 
 #[test]
 fn lost_executors_never_change_a_result() {
-    let rounds: u64 = std::env::var("CHAOS_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
-    let seed: u64 = std::env::var("CHAOS_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(42);
-    println!("seed {seed}, {rounds} rounds");
-    let place = Place::new();
-    place.start_cluster(3, &["--no-broker"]);
-    place.sql(
-        "CREATE TABLE big AS SELECT value % 60000 AS k, value % 1009 AS v FROM generate_series(1, 400000) AS t(value)",
-        &["--master", "local[2]"],
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let (rounds, seed) = (number("CHAOS_ROUNDS").unwrap_or(10), number("CHAOS_SEED").unwrap_or(42));
+    let mut dice = Dice(seed);
+    let mut cluster = Cluster::start();
+    let local = ["--master", "local[2]"];
+    cluster.place.sql(
+        "CREATE TABLE nothing (v BIGINT); CREATE TABLE sink (k BIGINT, v BIGINT); CREATE TABLE big AS SELECT value % 60000 AS k, value % 1009 AS v \
+         FROM range(0, 1500000)",
+        &local,
     );
-    let expected: Vec<Vec<Value>> = QUERIES.iter().map(|q| place.sql(q, &["--master", "local[2]"])).collect();
-    let (mut state, mut landed) = (seed, 0);
+    let expected: Vec<Vec<Value>> = READS.iter().map(|q| cluster.place.sql(q, &local)).collect();
+    let one = cluster.place.sql("SELECT count(*) AS n, sum(a.v + b.v) AS s FROM big a JOIN big b ON a.k = b.k WHERE a.k % 5 = 0", &local);
+    let one = (one[0]["n"].as_i64().unwrap(), one[0]["s"].as_i64().unwrap());
+    let mut written = 0;
+    let mut landed: BTreeMap<(Fault, bool), u64> = BTreeMap::new();
+    let (mut slowest, mut repeated) = (Duration::ZERO, 0);
     for round in 0..rounds {
-        let which = (next(&mut state) % QUERIES.len() as u64) as usize;
-        let adaptive = format!("query.adaptive={}", round % 2 == 0);
-        let pids = executors(&place);
-        let victim = pids[(next(&mut state) % pids.len() as u64) as usize];
-        let delay = Duration::from_millis(200 + next(&mut state) % 1800);
-        let freeze = next(&mut state) % 3 == 0;
+        let what = dice.below(READS.len() as u64 + 1) as usize;
+        let statement = READS.get(what).copied().unwrap_or(WRITE);
+        let adaptive = dice.below(2) == 0;
+        let fault = [Fault::Kill, Fault::KillTwo, Fault::Freeze, Fault::Drain][dice.below(4) as usize];
+        let conf = format!("query.adaptive={adaptive}");
+        let context = format!("round {round} of seed {seed}: {fault:?}, {conf}, {statement}");
         let started = Instant::now();
-        let mut command = place.command(["sql", "-e", QUERIES[which], "--output", "json", "--conf", &adaptive]);
-        let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-        // The moment of the fault is the random part of the round, not a wait for something.
-        std::thread::sleep(delay);
-        let running = child.try_wait().unwrap().is_none();
-        landed += u64::from(running);
-        if freeze {
-            signal(victim, "STOP");
-        } else {
-            signal(victim, "KILL");
+        let mut command = cluster.place.command(["sql", "-e", statement, "--output", "json", "--conf", &conf]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("the query to run", Duration::from_secs(20), || (cluster.running() || child.try_wait().unwrap().is_some()).then_some(()));
+        // The moment of the fault within the query is the random part of the round, not a wait for something.
+        std::thread::sleep(Duration::from_millis(dice.below(600)));
+        let mut victims = cluster.live();
+        let count = if fault == Fault::KillTwo { 2 } else { 1 };
+        while victims.len() > count {
+            victims.remove(dice.below(victims.len() as u64) as usize);
         }
+        let hit = cluster.running();
+        let sent = match fault {
+            Fault::Kill | Fault::KillTwo => "KILL",
+            Fault::Freeze => "STOP",
+            Fault::Drain => "TERM",
+        };
+        for pid in &victims {
+            signal(*pid, sent);
+        }
+        *landed.entry((fault, adaptive)).or_default() += u64::from(hit);
         let output = child.wait_with_output().unwrap();
-        if freeze {
-            signal(victim, "CONT");
+        let took = started.elapsed();
+        if fault == Fault::Freeze {
+            // It wakes up after its successor took over, and must find its lease gone.
+            for pid in &victims {
+                signal(*pid, "CONT");
+            }
         }
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "round {round} (seed {seed}): {}", String::from_utf8_lossy(&output.stderr));
-        let rows: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(rows, expected[which], "round {round} (seed {seed}), query {which}, {adaptive}");
-        assert!(started.elapsed() < Duration::from_secs(120), "round {round} took {:?}", started.elapsed());
-        if !freeze {
-            place.run(&["cluster", "stop"]).ok();
-            place.start_cluster(3, &["--no-broker"]);
+        assert!(output.status.success(), "{context}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(took < ROUND_MAX, "{context}: took {took:?}");
+        slowest = slowest.max(took);
+        repeated += u64::from(String::from_utf8_lossy(&output.stderr).contains("running a query again"));
+        if let Some(expected) = expected.get(what) {
+            let rows: Vec<Value> = String::from_utf8_lossy(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+            assert_eq!(&rows, expected, "{context}");
+        } else {
+            written += 1;
+            let sums = cluster.place.sql(SUMS, &local);
+            let seen = (sums[0]["n"].as_i64().unwrap(), sums[0]["s"].as_i64().unwrap());
+            assert_eq!(seen, (one.0 * written, one.1 * written), "{context}");
         }
+        cluster.replenish();
     }
-    println!("{landed} of {rounds} faults landed while a query ran");
-    assert!(landed * 2 >= rounds, "only {landed} of {rounds} faults landed");
+    let doubled = "SELECT count(*) - count(DISTINCT file_path) FROM sink.files";
+    assert_eq!(cluster.place.number(doubled, &local), 0, "a data file is in the table twice");
+    let hits: u64 = landed.values().sum();
+    println!(
+        "seed {seed}: {rounds} rounds, {hits} faults landed while a query ran ({landed:?}), {repeated} rounds repeated their query, {written} \
+         writes, slowest round {slowest:.1?}"
+    );
+    assert!(hits * 2 >= rounds, "only {hits} of {rounds} faults landed");
 }

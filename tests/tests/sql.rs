@@ -6,63 +6,30 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
-use chainalytics_tests::binary;
-use sqllogictest::{DB, DBOutput, DefaultColumnType, Runner};
+use chainalytics_tests::{binary, slt};
 
-/// What the command printed on failure.
-#[derive(Debug)]
-struct SqlError(String);
-
-impl std::fmt::Display for SqlError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+/// Rows of a statement, each value as text.
+fn run(dir: &Path, master: &str, sql: &str) -> Result<Vec<Vec<String>>, String> {
+    let sql = sql.replace("$DIR", &dir.to_string_lossy());
+    let output = Command::new(binary())
+        .arg("--data-dir")
+        .arg(dir)
+        .args(["sql", "--master", master, "--output", "json", "-e", &sql])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-}
-
-impl std::error::Error for SqlError {}
-
-struct Cli {
-    dir: PathBuf,
-    master: String,
-}
-
-impl DB for Cli {
-    type Error = SqlError;
-    type ColumnType = DefaultColumnType;
-
-    fn run(&mut self, sql: &str) -> Result<DBOutput<Self::ColumnType>, Self::Error> {
-        let sql = sql.replace("$DIR", &self.dir.to_string_lossy());
-        let output = Command::new(binary())
-            .arg("--data-dir")
-            .arg(&self.dir)
-            .args(["sql", "--master", &self.master, "--output", "json", "-e", &sql])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| SqlError(e.to_string()))?;
-        if !output.status.success() {
-            return Err(SqlError(String::from_utf8_lossy(&output.stderr).into_owned()));
-        }
-        let text = String::from_utf8_lossy(&output.stdout);
-        let rows: Vec<Vec<String>> = text
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .map(|line| {
-                let row: serde_json::Value = serde_json::from_str(line).map_err(|e| SqlError(format!("{e}: {line}")))?;
-                Ok(row.as_object().map(|row| row.values().map(cell).collect()).unwrap_or_default())
-            })
-            .collect::<Result<_, SqlError>>()?;
-        let Some(first) = rows.first() else {
-            return Ok(DBOutput::StatementComplete(0));
-        };
-        Ok(DBOutput::Rows { types: vec![DefaultColumnType::Any; first.len()], rows })
-    }
-
-    fn engine_name(&self) -> &str {
-        "chainalytics"
-    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let row = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).map_err(|e| format!("{e}: {line}"))?;
+        Ok(row.as_object().map(|row| row.values().map(cell).collect()).unwrap_or_default())
+    };
+    text.lines().filter(|line| !line.trim().is_empty()).map(row).collect()
 }
 
 fn cell(value: &serde_json::Value) -> String {
@@ -75,6 +42,9 @@ fn cell(value: &serde_json::Value) -> String {
 }
 
 fn files() -> Vec<PathBuf> {
+    if let Ok(named) = std::env::var("TEST_SQL_FILES") {
+        return named.split_whitespace().map(PathBuf::from).collect();
+    }
     let filter = std::env::var("TEST_SQL").unwrap_or_default();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql");
     let mut found: Vec<PathBuf> = std::fs::read_dir(&root)
@@ -82,41 +52,38 @@ fn files() -> Vec<PathBuf> {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "slt") && path.to_string_lossy().contains(&filter))
         .collect();
-    // Files named on the command line of the test binary, as `sql --nocapture` does not take them: by variable.
-    if let Ok(named) = std::env::var("TEST_SQL_FILES") {
-        found = named.split_whitespace().map(PathBuf::from).collect();
-    }
     found.sort();
     found
 }
 
-fn run(file: &Path) -> Result<(), String> {
+/// Runs one file to its end or its first difference.
+fn test(file: &Path) -> Result<usize, String> {
     let kept = std::env::var_os("TEST_KEEP").map(|dir| PathBuf::from(dir).join(file.file_stem().unwrap()));
     let temporary = tempfile::Builder::new().prefix("chainalytics-sql-").tempdir().unwrap();
     let dir = kept.unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&dir).unwrap();
     let master = std::env::var("TEST_MASTER").unwrap_or_else(|_| "local[2]".to_owned());
-    let mut runner = Runner::new(|| {
-        let cli = Cli { dir: dir.clone(), master: master.clone() };
-        async move { Ok(cli) }
-    });
-    runner.run_file(file).map_err(|e| format!("{}: {e}", file.display()))
+    let records = slt::parse(&std::fs::read_to_string(file).map_err(|e| e.to_string())?)?;
+    for record in &records {
+        record.check(run(&dir, &master, &record.sql)).map_err(|e| format!("{}:{}: {}\n{e}", file.display(), record.line, record.sql))?;
+    }
+    Ok(records.len())
 }
 
 #[test]
 fn sql_files_pass() {
     let files = files();
     assert!(!files.is_empty(), "no SQL test files found");
-    let next = Arc::new(AtomicUsize::new(0));
-    let failures = Arc::new(Mutex::new(Vec::new()));
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match run(file) {
-                        Ok(()) => eprintln!("ok   {}", file.display()),
+                    match test(file) {
+                        Ok(records) => println!("ok   {} ({records} entries)", file.display()),
                         Err(error) => {
-                            eprintln!("FAIL {error}");
+                            println!("FAIL {error}");
                             failures.lock().unwrap().push(error);
                         }
                     }
