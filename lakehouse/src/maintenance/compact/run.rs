@@ -1,0 +1,157 @@
+//! One file group to new data files: scan → (sort) → write, as a physical plan that the executor runs as it is, so that
+//! the number of output files is the one planned.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chainalytics_common::{Error, ErrorCode, Result};
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::compute::{SortOptions, cast};
+use datafusion::arrow::datatypes::DataType;
+use datafusion::catalog::TableProvider;
+use datafusion::physical_expr::expressions::col;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::TryStreamExt;
+use iceberg::spec::{FormatVersion, NullOrder, SortDirection, Transform};
+
+use super::options::{Settings, SortBy, Strategy};
+use super::plan::FileGroup;
+use crate::dml::Write;
+use crate::err;
+use crate::scan::{IcebergTableProvider, ScanOptions, SnapshotSelector};
+use crate::table::Table;
+use crate::write::{DataFileInfo, IcebergWriteExec, WriteSpec};
+
+/// Rewrites file groups of one table.
+pub(super) struct GroupWriter<'a> {
+    write: &'a Write<'a>,
+    table: &'a Table,
+    settings: &'a Settings,
+    sort: Vec<SortBy>,
+    spec: WriteSpec,
+}
+
+impl<'a> GroupWriter<'a> {
+    pub fn new(write: &'a Write<'a>, table: &'a Table, settings: &'a Settings, strategy: &Strategy) -> Result<Self> {
+        if table.metadata().format_version() == FormatVersion::V3 {
+            return Err(err::unsupported("compaction of a table of format v3, whose row ids would be lost"));
+        }
+        let mut spec = WriteSpec::from_table(table)?;
+        spec.target_file_size_bytes = settings.roll_bytes();
+        let of_table = table_order(table);
+        let sort = match strategy {
+            Strategy::BinPack => Vec::new(),
+            Strategy::Sort(terms) if terms.is_empty() => match &of_table {
+                Some(terms) => terms.clone(),
+                None => {
+                    return Err(Error::new(
+                        ErrorCode::ProcedureArgument,
+                        format!(
+                            "table {} has no sort order by columns; give one: sort_order => 'a DESC NULLS LAST, b'",
+                            table.ident()
+                        ),
+                    ));
+                }
+            },
+            Strategy::Sort(terms) => terms.iter().map(|term| resolve(table, term)).collect::<Result<_>>()?,
+        };
+        if !sort.is_empty() && of_table.as_ref() == Some(&sort) {
+            spec.sort_order_id = i32::try_from(table.metadata().default_sort_order_id()).ok();
+        }
+        Ok(Self { write, table, settings, sort, spec })
+    }
+
+    /// Writes the live rows of a group; the files written.
+    pub async fn run(&self, group: &FileGroup) -> Result<Vec<DataFileInfo>> {
+        let plan = self.plan(group).await?;
+        let mut rows = self.write.executor.execute_physical(plan).await?;
+        let mut files = Vec::new();
+        while let Some(batch) = rows.try_next().await.map_err(Error::from_datafusion)? {
+            let column = batch.column_by_name("data_file").ok_or_else(|| err::internal("no column 'data_file'"))?;
+            let texts = cast(column, &DataType::Utf8).map_err(err::arrow)?;
+            let texts = texts.as_string::<i32>();
+            for text in (0..texts.len()).filter(|at| texts.is_valid(*at)).map(|at| texts.value(at)) {
+                files.push(DataFileInfo::from_json(text)?);
+            }
+        }
+        Ok(files)
+    }
+
+    async fn plan(&self, group: &FileGroup) -> Result<Arc<dyn ExecutionPlan>> {
+        let only: BTreeSet<String> = group.files.iter().map(|file| file.path.clone()).collect();
+        let options = ScanOptions { only_files: Some(Arc::new(only)), ..ScanOptions::default() };
+        let provider = IcebergTableProvider::with_options(self.table, &SnapshotSelector::Current, options)?;
+        let outputs = usize::try_from(self.settings.output_files(group.bytes())).unwrap_or(usize::MAX);
+        let mut state = self.write.state.clone();
+        let slots = state.config().target_partitions().max(1);
+        // Sorting reads on all slots and merges; otherwise each output file is one partition's work.
+        let partitions = if self.sort.is_empty() { outputs } else { slots };
+        state.config_mut().options_mut().execution.target_partitions = partitions;
+        let mut plan = provider.scan(&state, None, &[], None).await.map_err(Error::from_datafusion)?;
+        if self.sort.is_empty() {
+            if outputs == 1 && plan.output_partitioning().partition_count() > 1 {
+                plan = Arc::new(CoalescePartitionsExec::new(plan));
+            }
+        } else {
+            plan = self.sorted(plan)?;
+        }
+        Ok(Arc::new(IcebergWriteExec::new(plan, self.spec.clone(), Arc::clone(self.table.store()))))
+    }
+
+    fn sorted(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = plan.schema();
+        let terms = self
+            .sort
+            .iter()
+            .map(|term| {
+                let options = SortOptions { descending: term.descending, nulls_first: term.nulls_first };
+                Ok(PhysicalSortExpr { expr: col(&term.column, &schema).map_err(Error::from_datafusion)?, options })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let ordering = LexOrdering::new(terms).ok_or_else(|| err::internal("a sort without terms"))?;
+        let several = plan.output_partitioning().partition_count() > 1;
+        let sorted: Arc<dyn ExecutionPlan> =
+            Arc::new(SortExec::new(ordering.clone(), plan).with_preserve_partitioning(several));
+        Ok(if several { Arc::new(SortPreservingMergeExec::new(ordering, sorted)) } else { sorted })
+    }
+}
+
+/// The table's sort order, if it is by columns alone.
+fn table_order(table: &Table) -> Option<Vec<SortBy>> {
+    let metadata = table.metadata();
+    let schema = metadata.current_schema();
+    let order = metadata.default_sort_order();
+    if order.fields.is_empty() {
+        return None;
+    }
+    order
+        .fields
+        .iter()
+        .map(|field| {
+            let column = schema.name_by_field_id(field.source_id).filter(|_| field.transform == Transform::Identity)?;
+            Some(SortBy {
+                column: column.to_owned(),
+                descending: field.direction == SortDirection::Descending,
+                nulls_first: field.null_order == NullOrder::First,
+            })
+        })
+        .collect()
+}
+
+/// A term with its column as the table spells it.
+fn resolve(table: &Table, term: &SortBy) -> Result<SortBy> {
+    let fields = table.schema().fields();
+    let exact = fields.iter().find(|field| *field.name() == term.column);
+    let found = exact.or_else(|| fields.iter().find(|field| field.name().eq_ignore_ascii_case(&term.column)));
+    match found {
+        Some(field) => Ok(SortBy { column: field.name().clone(), ..term.clone() }),
+        None => Err(Error::new(
+            ErrorCode::ColumnNotFound,
+            format!("table {} has no column '{}' to sort by", table.ident(), term.column),
+        )),
+    }
+}
