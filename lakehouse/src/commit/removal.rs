@@ -1,7 +1,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use chainalytics_common::Result;
-use iceberg::spec::{FormatVersion, ManifestContentType, ManifestEntry, ManifestFile, Struct};
+use iceberg::spec::{ManifestContentType, ManifestEntry, ManifestFile, Struct};
 
 use super::manifests::{Fate, ManifestFactory, load_all};
 use super::summary::Changes;
@@ -40,9 +40,6 @@ pub(super) async fn remove(
     removal: &Removal,
     changes: &mut Changes,
 ) -> Result<Vec<ManifestFile>> {
-    if factory.metadata.format_version() == FormatVersion::V3 {
-        return Err(err::unsupported("removing files from a table of format v3, whose row ids would be lost"));
-    }
     if let Removal::Partitions { spec_id, .. } = removal
         && manifests.iter().any(|file| file.partition_spec_id != *spec_id && file.has_live_files())
     {
@@ -69,7 +66,7 @@ pub(super) async fn remove(
                 }
             }
             if fates.contains(&Fate::Remove) {
-                result.push(factory.rewritten(&manifest, &fates).await?);
+                result.push(factory.rewritten(file, &manifest, &fates).await?);
             } else {
                 result.push(file.clone());
             }
