@@ -1,7 +1,10 @@
 //! How bronze becomes silver: for each topic its key, its time, its rules and the columns of the clean copy.
 //!
 //! A bronze row goes to exactly one of three tables: `silver_quarantine` if it breaks a rule (with the first rule's name),
-//! `silver_duplicates` if a row with the same business key and event time stands before it (by partition and offset), else the silver copy.
+//! `silver_duplicates` if a row with the same business key and event time came before it (an earlier run or batch, then by partition and
+//! offset), else the silver copy. Queries work on a selection of bronze rows: what is new, or whole days.
+
+use crate::source::moment;
 
 /// One topic's way from bronze to silver.
 #[derive(Debug, Clone, Copy)]
@@ -82,44 +85,89 @@ impl Layer {
         broken.join(" AND ")
     }
 
-    /// Valid rows, each with its place among those of the same key and time.
-    fn placed(&self) -> String {
+    /// Valid rows of the selection, each with its place among those of the same key and time: the first that came is the one.
+    fn placed(&self, selected: &str) -> String {
         let Self { bronze, key, time, .. } = self;
         format!(
-            "SELECT *, row_number() OVER (PARTITION BY {key}, {time} ORDER BY kafka_partition, kafka_offset) AS place FROM {bronze} WHERE {}",
+            "SELECT *, row_number() OVER (PARTITION BY {key}, {time} ORDER BY ingested_at, kafka_topic, kafka_partition, kafka_offset) AS place \
+             FROM {bronze} WHERE {selected} AND {}",
             self.breaks_none()
         )
     }
 
-    /// Rows of the silver table.
-    pub(crate) fn silver_query(&self) -> String {
-        let placed = self.placed();
+    /// Keys and times that silver has, between two moments: what a new row can repeat.
+    fn known(&self, times: (i64, i64)) -> String {
+        let Self { silver, key, time, .. } = self;
+        format!("SELECT {key} AS known_key, {time} AS known_time FROM {silver} WHERE {time} >= {} AND {time} <= {}", moment(times.0), moment(times.1))
+    }
+
+    /// Rows of the silver table. `against`: the selection's least and greatest event time if silver may have such rows already.
+    pub(crate) fn silver_query(&self, selected: &str, against: Option<(i64, i64)>) -> String {
+        let Self { key, time, columns, .. } = self;
+        let unknown = against.map_or_else(String::new, |times| {
+            format!("LEFT ANTI JOIN ({}) AS k ON p.{key} = k.known_key AND p.{time} = k.known_time", self.known(times))
+        });
+        let firsts = format!("SELECT p.* FROM ({}) AS p {unknown} WHERE p.place = 1", self.placed(selected));
         if self.silver == "silver_user_events" {
             let delay = "(date_part('epoch', ingestion_timestamp) - date_part('epoch', event_timestamp)) / 3600.0 AS delay_hours";
-            return format!(
-                "SELECT {}, {LATE_CATEGORY}, {LINEAGE} FROM (SELECT *, {delay} FROM ({placed}) AS p WHERE place = 1) AS d",
-                self.columns
-            );
+            return format!("SELECT {columns}, {LATE_CATEGORY}, {LINEAGE} FROM (SELECT *, {delay} FROM ({firsts}) AS f) AS d");
         }
-        format!("SELECT {}, {LINEAGE} FROM ({placed}) AS p WHERE place = 1", self.columns)
+        format!("SELECT {columns}, {LINEAGE} FROM ({firsts}) AS f")
     }
 
     /// Rows for `silver_quarantine`.
-    pub(crate) fn quarantine_query(&self) -> String {
+    pub(crate) fn quarantine_query(&self, selected: &str) -> String {
         let Self { bronze, key, time, .. } = self;
         format!(
             "SELECT '{bronze}' AS source_table, rule, business_key, event_time, {LINEAGE} FROM (\
-             SELECT {} AS rule, {key} AS business_key, {time} AS event_time, {LINEAGE} FROM {bronze}) AS r WHERE rule IS NOT NULL",
+             SELECT {} AS rule, {key} AS business_key, {time} AS event_time, {LINEAGE} FROM {bronze} WHERE {selected}) AS r WHERE rule IS NOT NULL",
             self.rule()
         )
     }
 
     /// Rows for `silver_duplicates`.
-    pub(crate) fn duplicates_query(&self) -> String {
+    pub(crate) fn duplicates_query(&self, selected: &str, against: Option<(i64, i64)>) -> String {
         let Self { bronze, key, time, .. } = self;
-        format!(
-            "SELECT '{bronze}' AS source_table, {key} AS business_key, {time} AS event_time, {LINEAGE} FROM ({}) AS p WHERE place > 1",
-            self.placed()
-        )
+        let placed = self.placed(selected);
+        let columns = format!("SELECT '{bronze}' AS source_table, p.{key} AS business_key, p.{time} AS event_time, p.kafka_topic, p.kafka_partition, p.kafka_offset");
+        match against {
+            None => format!("{columns} FROM ({placed}) AS p WHERE p.place > 1"),
+            Some(times) => format!(
+                "{columns} FROM ({placed}) AS p LEFT JOIN ({}) AS k ON p.{key} = k.known_key AND p.{time} = k.known_time \
+                 WHERE p.place > 1 OR k.known_key IS NOT NULL",
+                self.known(times)
+            ),
+        }
+    }
+
+    /// The topic whose records the bronze table holds.
+    pub(crate) fn topic(&self) -> String {
+        self.bronze.trim_start_matches("bronze_").replace('_', "-")
+    }
+}
+
+/// The layer of a topic.
+pub(crate) fn layer_of(topic: &str) -> Option<&'static Layer> {
+    LAYERS.iter().find(|layer| layer.topic() == topic)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_topic_of_the_platform_has_its_layer() {
+        for definition in chainalytics_streaming::topics::platform_topics() {
+            let layer = layer_of(&definition.topic).unwrap();
+            assert_eq!((layer.bronze, layer.time), (definition.table.as_str(), definition.event_time.as_str()));
+        }
+    }
+
+    #[test]
+    fn only_a_later_run_looks_at_what_silver_has() {
+        let layer = layer_of("products").unwrap();
+        assert!(!layer.silver_query("TRUE", None).contains("JOIN"));
+        assert!(layer.silver_query("TRUE", Some((1, 2))).contains("LEFT ANTI JOIN"));
     }
 }

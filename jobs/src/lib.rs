@@ -3,20 +3,31 @@
 //! Every step of a job is idempotent: its commit carries the run's id and the step's name, so a repeated step finds itself done.
 //! Schemas and transformations stand as SQL under `sql/`, one file per table.
 
-mod batch;
+mod derived;
 mod files;
+mod gold;
+mod kafka_to_bronze;
+mod late;
 mod layers;
+mod quality;
+mod reprocessing;
+mod rows;
+mod scd;
 mod setup;
-mod streaming;
+mod silver;
+mod source;
+mod stage;
+mod windows;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chainalytics_client::Session;
-use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_common::{Error, ErrorCode, Result, keys};
 use chainalytics_lakehouse::TableIdent;
-use chainalytics_lakehouse::dml::WriteMode;
 use chainalytics_proto::v1::Progress;
 use clap::Parser;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What a job has at hand.
 #[derive(Debug, Clone)]
@@ -45,16 +56,6 @@ impl JobContext {
     pub fn progress(&self, stage: &str, done: usize, total: usize, rows: u64) {
         let (done, total) = (done as u64, total as u64);
         self.session.run().progress(Progress { stage: stage.to_owned(), done, total, rows, metrics_json: String::new() });
-    }
-
-    /// Replaces all rows of `table` by those of a query; the rows written.
-    ///
-    /// # Errors
-    /// Of the query and of the commit.
-    pub async fn replace(&self, table: &str, query: &str) -> Result<u64> {
-        let frame = self.session.dataframe(query).await?;
-        let outcome = self.session.write(frame, &self.table(table)?, WriteMode::OverwriteAll, table).await?;
-        Ok(outcome.added_rows)
     }
 
     /// Stops between steps when the run is to end.
@@ -95,10 +96,14 @@ pub fn all() -> Vec<&'static dyn Job> {
         &setup::CreateSilverTables,
         &setup::CreateGoldTables,
         &setup::VerifyTableCreation,
-        &streaming::KafkaToBronze,
+        &kafka_to_bronze::KafkaToBronze,
         &files::BronzeIngestion,
-        &batch::SilverTransformation,
-        &batch::GoldAggregation,
+        &late::LateDataHandler,
+        &windows::WindowAggregation,
+        &silver::SilverTransformation,
+        &gold::GoldAggregation,
+        &scd::ScdCustomer,
+        &quality::QualityChecks,
     ]
 }
 
@@ -117,10 +122,25 @@ fn parse<A: Parser>(job: &str, args: Vec<String>) -> Result<A> {
 #[derive(Debug, Parser)]
 struct NoArgs {}
 
-/// The report of a job that filled tables.
-fn tables_report(tables: &[(String, u64)]) -> JobReport {
-    let map: serde_json::Map<String, Value> = tables.iter().map(|(name, rows)| (name.clone(), json!(rows))).collect();
-    json!({ "tables": map, "rows": tables.iter().map(|(_, rows)| rows).sum::<u64>() })
+/// An argument such as 30s, 5m, 48h.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    <Duration as keys::Value>::parse(text).ok_or_else(|| format!("{text:?} is no duration such as 30s, 5m, 48h"))
+}
+
+/// An argument such as 2026-01-31T12:00:00Z, as microseconds since the epoch.
+fn parse_moment(text: &str) -> Result<i64, String> {
+    let parsed = chrono::DateTime::parse_from_rfc3339(text).map_err(|e| format!("{text:?} is no time such as 2026-01-31T12:00:00Z: {e}"))?;
+    Ok(parsed.timestamp_micros())
+}
+
+/// A short name of a text, the same in every run: for steps that must be told apart by what they do.
+fn digest(text: &str) -> String {
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string()
+}
+
+/// This moment, microseconds since the epoch.
+fn now_micros() -> i64 {
+    chrono::Utc::now().timestamp_micros()
 }
 
 #[cfg(test)]

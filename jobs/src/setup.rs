@@ -1,19 +1,24 @@
 //! The setup jobs: tables of each layer, made if they are not there, and the check that they are as declared.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, FieldRef};
 use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
-use chainalytics_lakehouse::CreateTable;
+use chainalytics_lakehouse::sql::split_text;
+use chainalytics_lakehouse::{CommitOptions, CreateTable, TableChange, Transaction};
 use chainalytics_streaming::topics::{DEAD_LETTERS_TABLE, bronze_schema, dead_letters_schema, platform_topics};
 use serde_json::json;
 
-use crate::layers::LAYERS;
+use crate::rows::timestamp_type;
 use crate::{Job, JobContext, JobReport, NoArgs, parse};
 
+/// Bronze tables that no topic feeds directly, and the platform's monitoring.
+const BRONZE: &str = include_str!("../sql/setup/bronze.sql");
 const SILVER: &str = include_str!("../sql/setup/silver.sql");
 const GOLD: &str = include_str!("../sql/setup/gold.sql");
-const BRONZE_PROPERTIES: &[(&str, &str)] = &[("write.parquet.compression-codec", "snappy")];
+const BRONZE_PROPERTIES: &[(&str, &str)] = &[("write.parquet.compression-codec", "snappy"), ("chainalytics.retention-days", "90")];
 
 /// Tables of the bronze layer: one per topic, and the dead letters.
 pub(crate) struct CreateBronzeTables;
@@ -31,7 +36,7 @@ impl Job for CreateBronzeTables {
     }
 
     fn description(&self) -> &'static str {
-        "Create the bronze tables, one per topic, and the dead-letter table"
+        "Create the bronze tables (one per topic, dead letters, late data, change feed) and those of monitoring and data quality"
     }
 
     async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
@@ -45,6 +50,7 @@ impl Job for CreateBronzeTables {
                 created.push(name);
             }
         }
+        create(&context, BRONZE, &mut created).await?;
         Ok(json!({ "created": created }))
     }
 }
@@ -73,7 +79,9 @@ impl Job for CreateSilverTables {
 
     async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
         parse::<NoArgs>(self.name(), args)?;
-        create(&context, SILVER).await
+        let mut created = Vec::new();
+        create(&context, SILVER, &mut created).await?;
+        Ok(json!({ "created": created }))
     }
 }
 
@@ -89,24 +97,84 @@ impl Job for CreateGoldTables {
 
     async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
         parse::<NoArgs>(self.name(), args)?;
-        create(&context, GOLD).await
+        let mut created = Vec::new();
+        create(&context, GOLD, &mut created).await?;
+        Ok(json!({ "created": created }))
     }
 }
 
-async fn create(context: &JobContext, script: &str) -> Result<JobReport> {
-    let statements: Vec<&str> = script.split(';').collect();
-    for (done, statement) in statements.iter().enumerate() {
+/// Creates the tables of a script that are not there, and adds columns that older tables of it lack.
+async fn create(context: &JobContext, script: &str, created: &mut Vec<String>) -> Result<()> {
+    let catalog = context.session().lakehouse().catalog();
+    let declared = declarations(script)?;
+    for (done, declaration) in declared.iter().enumerate() {
         context.check_cancelled()?;
-        context.progress("creating tables", done, statements.len(), 0);
-        context.session().sql(statement).await?;
+        context.progress("creating tables", done, declared.len(), 0);
+        let ident = context.table(&declaration.name)?;
+        let Some(table) = catalog.find_table(&ident).await? else {
+            context.session().sql(&declaration.statement).await?;
+            created.push(declaration.name.clone());
+            continue;
+        };
+        let lacking: Vec<_> = declaration.columns.iter().filter(|c| table.schema().field_with_name(&c.name).is_err()).collect();
+        if lacking.is_empty() {
+            continue;
+        }
+        let fields = lacking.iter().map(|c| c.to_arrow()).collect::<Result<Vec<_>>>()?;
+        let change = TableChange::metadata(ident).add_columns(fields);
+        Transaction::new(context.session().lakehouse()).add(change).commit(CommitOptions::default()).await?;
+        tracing::info!(table = declaration.name, columns = lacking.len(), "columns added");
     }
-    Ok(json!({ "declared": names(script) }))
+    Ok(())
 }
 
-/// Names of the tables that a script creates.
-fn names(script: &str) -> Vec<&str> {
-    let after = script.split("CREATE TABLE IF NOT EXISTS ").skip(1);
-    after.filter_map(|rest| rest.split_whitespace().next()).collect()
+/// A table as a script declares it.
+struct Declaration {
+    name: String,
+    statement: String,
+    columns: Vec<ColumnDeclaration>,
+}
+
+struct ColumnDeclaration {
+    name: String,
+    sql_type: String,
+}
+
+impl ColumnDeclaration {
+    /// As a column that rows written before have no value for.
+    fn to_arrow(&self) -> Result<FieldRef> {
+        let data_type = match self.sql_type.as_str() {
+            "STRING" => DataType::Utf8,
+            "INT" => DataType::Int32,
+            "BIGINT" => DataType::Int64,
+            "DOUBLE" => DataType::Float64,
+            "BOOLEAN" => DataType::Boolean,
+            "DATE" => DataType::Date32,
+            "TIMESTAMP_LTZ" => timestamp_type(),
+            other => return Err(Error::internal(format!("column {} is declared as {other}", self.name))),
+        };
+        Ok(Arc::new(Field::new(&self.name, data_type, true)))
+    }
+}
+
+/// The tables that a script declares.
+fn declarations(script: &str) -> Result<Vec<Declaration>> {
+    let mut declared = Vec::new();
+    for statement in split_text(script)? {
+        let code: Vec<&str> = statement.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+        let statement = code.join("\n");
+        let parts = statement.trim().strip_prefix("CREATE TABLE IF NOT EXISTS ").and_then(|rest| rest.split_once('('));
+        let Some((name, rest)) = parts else {
+            return Err(Error::internal(format!("a set-up script holds something else than CREATE TABLE IF NOT EXISTS: {statement}")));
+        };
+        let body = rest.split("\n)").next().unwrap_or_default();
+        let columns = body.split(',').filter_map(|column| {
+            let mut words = column.split_whitespace();
+            Some(ColumnDeclaration { name: words.next()?.to_owned(), sql_type: words.next()?.to_owned() })
+        });
+        declared.push(Declaration { name: name.trim().to_owned(), columns: columns.collect(), statement: statement.clone() });
+    }
+    Ok(declared)
 }
 
 #[async_trait]
@@ -121,46 +189,76 @@ impl Job for VerifyTableCreation {
 
     async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
         parse::<NoArgs>(self.name(), args)?;
-        let catalog = context.session().lakehouse().catalog().clone();
-        let (mut problems, mut found) = (Vec::new(), BTreeMap::new());
-        for expected in bronze_tables(&context)? {
-            match catalog.find_table(&expected.ident).await? {
-                None => problems.push(format!("{} is missing", expected.ident.name())),
-                Some(table) => {
-                    for field in expected.schema.fields() {
-                        if table.schema().field_with_name(field.name()).is_err() {
-                            problems.push(format!("{} lacks the column {}", expected.ident.name(), field.name()));
-                        }
-                    }
-                    found.insert(expected.ident.name().to_owned(), table.schema().fields().len());
-                }
-            }
-        }
-        let declared = names(SILVER).into_iter().chain(names(GOLD)).chain(LAYERS.iter().map(|l| l.silver));
-        for name in declared {
-            match catalog.find_table(&context.table(name)?).await? {
-                None => problems.push(format!("{name} is missing")),
-                Some(table) => {
-                    found.insert(name.to_owned(), table.schema().fields().len());
-                }
-            }
-        }
+        let Verified { found, problems } = verify(&context).await?;
         if problems.is_empty() {
             return Ok(json!({ "tables": found }));
         }
-        problems.dedup();
         Err(Error::new(ErrorCode::TableNotFound, format!("the platform's tables are not as declared: {}", problems.join("; "))))
     }
 }
 
+/// The platform's tables as they are.
+pub(crate) struct Verified {
+    /// Columns of each table that is there.
+    found: BTreeMap<String, usize>,
+    /// What is missing, in words.
+    pub problems: Vec<String>,
+}
+
+/// Looks for every declared table and column.
+///
+/// # Errors
+/// Of the catalog.
+pub(crate) async fn verify(context: &JobContext) -> Result<Verified> {
+    let catalog = context.session().lakehouse().catalog().clone();
+    let (mut problems, mut found) = (Vec::new(), BTreeMap::new());
+    for expected in bronze_tables(context)? {
+        match catalog.find_table(&expected.ident).await? {
+            None => problems.push(format!("{} is missing", expected.ident.name())),
+            Some(table) => {
+                for field in expected.schema.fields() {
+                    if table.schema().field_with_name(field.name()).is_err() {
+                        problems.push(format!("{} lacks the column {}", expected.ident.name(), field.name()));
+                    }
+                }
+                found.insert(expected.ident.name().to_owned(), table.schema().fields().len());
+            }
+        }
+    }
+    for script in [BRONZE, SILVER, GOLD] {
+        for declaration in declarations(script)? {
+            let name = declaration.name;
+            let Some(table) = catalog.find_table(&context.table(&name)?).await? else {
+                problems.push(format!("{name} is missing"));
+                continue;
+            };
+            let lacking = declaration.columns.iter().filter(|c| table.schema().field_with_name(&c.name).is_err());
+            problems.extend(lacking.map(|c| format!("{name} lacks the column {}", c.name)));
+            found.insert(name, table.schema().fields().len());
+        }
+    }
+    Ok(Verified { found, problems })
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::layers::LAYERS;
 
     #[test]
-    fn every_silver_copy_is_declared() {
-        let declared = names(SILVER);
-        assert!(LAYERS.iter().all(|layer| declared.contains(&layer.silver)));
-        assert!(names(GOLD).contains(&"gold_executive_dashboard"));
+    fn scripts_are_read_as_they_are_meant() {
+        let mut names = Vec::new();
+        for script in [BRONZE, SILVER, GOLD] {
+            for declaration in declarations(script).unwrap() {
+                assert!(declaration.columns.len() > 2, "{}", declaration.name);
+                assert!(declaration.columns.iter().all(|column| column.to_arrow().is_ok()), "{}", declaration.name);
+                names.push(declaration.name);
+            }
+        }
+        assert!(LAYERS.iter().all(|layer| names.iter().any(|name| name == layer.silver)));
+        for name in ["dim_customer", "gold_executive_dashboard", "reprocessing_queue", "data_quality_report", "bronze_streaming_events_late"] {
+            assert!(names.iter().any(|n| n == name), "{name}");
+        }
     }
 }

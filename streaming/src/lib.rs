@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod registry;
 pub mod stream;
 pub mod topics;
+pub mod window;
 
 mod err;
 #[cfg(test)]

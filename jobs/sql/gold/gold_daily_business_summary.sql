@@ -6,5 +6,5 @@ SELECT CAST(date_part('year', d) * 10000 + date_part('month', d) * 100 + date_pa
        coalesce(sum(value) FILTER (WHERE event_type = 'purchase'), 0.0) AS revenue,
        avg(value) FILTER (WHERE event_type = 'purchase') AS avg_order_value,
        count(*) FILTER (WHERE late_data_category <> 'On-time') AS late_events
-FROM (SELECT CAST(event_timestamp AS DATE) AS d, user_id, session_id, event_type, value, late_data_category FROM silver_user_events)
+FROM (SELECT CAST(event_timestamp AS DATE) AS d, user_id, session_id, event_type, value, late_data_category FROM silver_user_events WHERE {days})
 GROUP BY d

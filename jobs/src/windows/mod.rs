@@ -1,0 +1,280 @@
+//! `window_aggregation`: user events in windows over event time. Rows are grouped where the session's queries run; open windows are state.
+//!
+//! One commit per batch holds the closed windows, the open ones (`window_state`), the identities that a repeat could still have
+//! (`window_seen_events`), the watermark and the position in bronze. So a restart, however it came, goes on exactly where the last
+//! commit stands, and no row counts twice or is lost.
+
+mod queries;
+mod state;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_streaming::stream::Trigger;
+use chainalytics_streaming::window::{WindowOperator, WindowSpec};
+use clap::{Parser, ValueEnum};
+use datafusion::common::ScalarValue;
+use datafusion::prelude::{col, lit};
+use serde_json::json;
+
+use crate::layers::layer_of;
+use crate::source::{Position, span};
+use crate::stage::{Keep, Part, commit};
+use crate::{Job, JobContext, JobReport, parse, parse_duration};
+use queries::Queries;
+use state::{Definition, State, windows_frame};
+
+/// Windows with state over user events.
+pub(crate) struct WindowAggregation;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Tumbling,
+    Sliding,
+    Session,
+}
+
+/// What the windows are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Key {
+    UserId,
+    ProductId,
+    EventType,
+    /// All events together
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Windows once they have closed
+    Append,
+    /// Open windows too, as they are after each batch
+    Update,
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "window_aggregation")]
+struct Args {
+    /// Kind of window
+    #[arg(long = "type", value_enum, default_value = "tumbling")]
+    kind: Kind,
+    /// Length of tumbling and sliding windows
+    #[arg(long, default_value = "10m", value_parser = parse_duration)]
+    size: Duration,
+    /// From one sliding window to the next
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    slide: Duration,
+    /// Silence that ends a session
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    gap: Duration,
+    /// What the windows are made for [default: user-id for sessions, else event-type]
+    #[arg(long, value_enum)]
+    key: Option<Key>,
+    /// How far the watermark stays behind the newest event
+    #[arg(long, default_value = "48h", value_parser = parse_duration)]
+    watermark: Duration,
+    /// A partition that is silent for longer does not hold back the watermark
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    idle_timeout: Duration,
+    #[arg(long, value_enum, default_value = "append")]
+    output: Output,
+    /// Name under which state and results stand [default: kind, key and lengths]
+    #[arg(long)]
+    query: Option<String>,
+    /// available-now, once, or an interval such as 30s
+    #[arg(long, default_value = "available-now")]
+    trigger: Trigger,
+    /// Count repeated events each time
+    #[arg(long)]
+    keep_duplicates: bool,
+    /// Open windows at most
+    #[arg(long, default_value_t = 2_000_000)]
+    max_open_windows: usize,
+}
+
+pub(crate) const RESULTS: &str = "windowed_user_events";
+pub(crate) const STATE: &str = "window_state";
+pub(crate) const SEEN: &str = "window_seen_events";
+const BRONZE: &str = "bronze_user_events";
+/// Another run may take the position first this often in a row; then it is said that two runs share a query.
+const CONFLICTS_MAX: u32 = 3;
+
+#[async_trait]
+impl Job for WindowAggregation {
+    fn name(&self) -> &'static str {
+        "window_aggregation"
+    }
+
+    fn description(&self) -> &'static str {
+        "User events in tumbling, sliding or session windows with watermark and state, exactly once (-- --type session --gap 5m)"
+    }
+
+    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
+        let args: Args = parse(self.name(), args)?;
+        let query = Query::new(&args)?;
+        let mut total = Batch::default();
+        let (mut batches, mut conflicts) = (0_u64, 0);
+        loop {
+            context.check_cancelled()?;
+            let progressed = match query.batch(&context).await {
+                Ok(batch) => {
+                    conflicts = 0;
+                    batches += u64::from(batch.rows > 0);
+                    total.add(&batch);
+                    let stage = format!("{}: batch {batches}", query.name);
+                    context.progress(&stage, 0, 0, total.rows);
+                    batch.rows > 0
+                }
+                // Nothing was written: the next batch begins where the other run's ended.
+                Err(error) if error.code() == ErrorCode::CommitConflict && conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
+                    tracing::warn!(query = query.name, "another run moved this query: {error}");
+                    true
+                }
+                Err(error) => return Err(error),
+            };
+            match args.trigger {
+                Trigger::Once => break,
+                Trigger::AvailableNow if !progressed => break,
+                Trigger::AvailableNow => {}
+                Trigger::Interval(interval) => {
+                    let cancelled = context.session().run().cancellation().cancelled();
+                    if tokio::time::timeout(interval, cancelled).await.is_ok() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(json!({
+            "query": query.name, "batches": batches, "input_rows": total.rows, "duplicates": total.duplicates,
+            "late_rows_dropped": total.dropped, "windows_closed": total.closed, "windows_open": total.open,
+            "watermark": total.watermark.and_then(chrono::DateTime::from_timestamp_micros).map(|t| t.to_rfc3339()),
+        }))
+    }
+}
+
+/// What a batch did.
+#[derive(Debug, Clone, Copy, Default)]
+struct Batch {
+    rows: u64,
+    duplicates: u64,
+    dropped: u64,
+    closed: u64,
+    open: u64,
+    watermark: Option<i64>,
+}
+
+impl Batch {
+    fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.duplicates += other.duplicates;
+        self.dropped += other.dropped;
+        self.closed += other.closed;
+        self.open = other.open;
+        self.watermark = other.watermark;
+    }
+}
+
+/// A query as its arguments define it.
+struct Query {
+    name: String,
+    definition: Definition,
+    output: Output,
+    idle_after: i64,
+    max_open_windows: usize,
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl Query {
+    fn new(args: &Args) -> Result<Self> {
+        let (size, slide, gap) = (micros(args.size), micros(args.slide), micros(args.gap));
+        let spec = match args.kind {
+            Kind::Tumbling => WindowSpec::Tumbling { size },
+            Kind::Sliding => WindowSpec::Sliding { size, slide },
+            Kind::Session => WindowSpec::Session { gap },
+        };
+        let spec = spec.validate().map_err(|e| Error::new(ErrorCode::InvalidArgument, format!("window_aggregation: {e}")))?;
+        let key = args.key.unwrap_or(if args.kind == Kind::Session { Key::UserId } else { Key::EventType });
+        let definition = Definition { spec, key, watermark_delay: micros(args.watermark), deduplicate: !args.keep_duplicates };
+        let name = args.query.clone().unwrap_or_else(|| definition.default_name());
+        if name.is_empty() || name.len() > 100 {
+            return Err(Error::new(ErrorCode::InvalidArgument, "window_aggregation: --query takes a name of 1 to 100 bytes"));
+        }
+        Ok(Self { name, definition, output: args.output, idle_after: micros(args.idle_timeout), max_open_windows: args.max_open_windows })
+    }
+
+    /// Works on the rows that came since the last commit. No rows, no commit.
+    async fn batch(&self, context: &JobContext) -> Result<Batch> {
+        let layer = layer_of("user-events").ok_or_else(|| Error::internal("no layer for user-events"))?;
+        let of_query = || col("query").eq(lit(self.name.as_str()));
+        let state_key = format!("chainalytics.windows.{}", self.name);
+        let state_part = Part::new(context, STATE, Keep::AllBut(of_query())).await?;
+        let before = State::of(&state_part.table, &state_key, &self.name, self.definition)?;
+        let start = before.as_ref().map_or_else(Position::default, |s| s.position.clone());
+        let new = span(context, BRONZE, layer.time, start).await?;
+        let topic_watermark = before.as_ref().map(State::watermarks).unwrap_or_default();
+        if new.rows == 0 {
+            let open = before.as_ref().map_or(0, |s| s.open);
+            return Ok(Batch { open, watermark: topic_watermark.watermark, ..Batch::default() });
+        }
+        let old = topic_watermark.watermark;
+        let selected = new.condition();
+        let queries = Queries::new(&self.name, self.definition, &selected, new.times, old);
+        let open = if before.is_some() { queries.read_state(context).await? } else { Vec::new() };
+        let mut operator = WindowOperator::restore(self.definition.spec, old, open);
+        let partials = queries.partials(context).await?;
+        let unique: u64 = partials.rows;
+        for partial in partials.partials {
+            operator.absorb(partial);
+            if operator.len() > self.max_open_windows {
+                let message = format!("query {} has more than {} open windows (--max-open-windows)", self.name, self.max_open_windows);
+                return Err(Error::new(ErrorCode::ResourcesExhausted, message));
+            }
+        }
+        let watermarks = topic_watermark.advance(&queries.partition_times(context).await?, self.definition.watermark_delay, self.idle_after);
+        let closed = operator.advance(watermarks.watermark);
+        let open: Vec<_> = operator.open().collect();
+
+        let kept = State::new(self.definition, new.end.clone(), &watermarks, open.len() as u64);
+        let mut parts = vec![state_part.frame(windows_frame(context, &self.name, &open, None)?).set(state_key, kept.to_json())];
+        // Results of open windows are as of the last batch: all of them give way to those of this one.
+        let replaced = Keep::AllBut(of_query().and(col("closed").eq(lit(false))));
+        let results = Part::new(context, RESULTS, if self.output == Output::Update { replaced } else { Keep::All }).await?;
+        let mut frames = Vec::new();
+        if !closed.is_empty() {
+            frames.push(windows_frame(context, &self.name, &closed, Some((self.definition.spec, true)))?);
+        }
+        if self.output == Output::Update && !open.is_empty() {
+            frames.push(windows_frame(context, &self.name, &open, Some((self.definition.spec, false)))?);
+        }
+        parts.push(frames.into_iter().fold(results, Part::frame));
+        if self.definition.deduplicate {
+            parts.push(self.seen(context, &queries, watermarks.watermark).await?);
+        }
+        let step = format!("windows:{}:{}", self.name, crate::digest(&new.end.to_json()));
+        commit(context, &step, parts).await?;
+        Ok(Batch {
+            rows: new.rows,
+            duplicates: new.rows.saturating_sub(unique),
+            dropped: operator.dropped(),
+            closed: closed.len() as u64,
+            open: open.len() as u64,
+            watermark: watermarks.watermark,
+        })
+    }
+
+    /// Identities of this batch; those whose windows have all closed are forgotten, by whole days.
+    async fn seen(&self, context: &JobContext, queries: &Queries<'_>, watermark: Option<i64>) -> Result<Part> {
+        let forget = watermark.map(|w| crate::reprocessing::day_start(w.saturating_sub(self.definition.spec.reach())));
+        let keep = forget.map_or(Keep::All, |before| {
+            let before = ScalarValue::TimestampMicrosecond(Some(before), Some("UTC".into()));
+            Keep::AllBut(col("query").eq(lit(self.name.as_str())).and(col("event_timestamp").lt(lit(before))))
+        });
+        Part::new(context, SEEN, keep).await?.query(context, &queries.newly_seen(forget)).await
+    }
+}
