@@ -1,9 +1,9 @@
 //! Fits a query's columns to a table's: by name or by position, missing optional columns as NULL, types cast only
 //! where no value can be lost silently.
 
-use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use datafusion::common::{Column, DFSchema, ScalarValue};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast, lit};
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
@@ -51,25 +51,34 @@ pub fn align(
         };
         let (qualifier, source) = input.schema().qualified_field(index);
         let column = Expr::Column(Column::new(qualifier.cloned(), source.name()));
-        let wanted = plain(field.data_type());
-        let expr = if *source.data_type() == wanted {
-            column
-        } else if castable(source.data_type(), &wanted, casting) {
-            cast(column, wanted)
-        } else {
-            return Err(Error::new(
-                ErrorCode::SchemaMismatch,
-                format!(
-                    "column '{}' of table {table} is {}, the query gives {}: write an explicit CAST if the loss is meant",
-                    field.name(),
-                    field.data_type(),
-                    source.data_type()
-                ),
-            ));
-        };
+        let expr = fit_type(column, source.data_type(), field, table, casting)?;
         exprs.push(expr.alias(field.name()));
     }
     LogicalPlanBuilder::from(input).project(exprs).and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)
+}
+
+/// A value in the type of the table's column.
+pub(super) fn fit(value: Expr, schema: &DFSchema, field: &Field, table: &str, casting: Casting) -> Result<Expr> {
+    let from = value.get_type(schema).map_err(Error::from_datafusion)?;
+    fit_type(value, &from, field, table, casting)
+}
+
+fn fit_type(value: Expr, from: &DataType, field: &Field, table: &str, casting: Casting) -> Result<Expr> {
+    let wanted = plain(field.data_type());
+    if *from == wanted {
+        Ok(value)
+    } else if castable(from, &wanted, casting) {
+        Ok(cast(value, wanted))
+    } else {
+        Err(Error::new(
+            ErrorCode::SchemaMismatch,
+            format!(
+                "column '{}' of table {table} is {}, the query gives {from}: write an explicit CAST if the loss is meant",
+                field.name(),
+                field.data_type(),
+            ),
+        ))
+    }
 }
 
 /// For each column of the table the index of the input's column, or `None` for NULL.

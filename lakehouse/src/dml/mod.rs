@@ -6,20 +6,25 @@
 
 mod align;
 mod distribute;
+mod merge;
 mod rewrite;
+mod target;
 
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::common::Column;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Partitioning};
 use datafusion::prelude::DataFrame;
 use futures::TryStreamExt;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
 pub use align::{Casting, Matching, align};
-pub use rewrite::{Assignment, RowChange, RowEdit, rewrite_rows};
+pub use merge::{Insertion, Merge, MergeAction, MergeClause, merge_rows};
+pub use rewrite::{Assignment, RowEdit, rewrite_rows};
+pub use target::{RowChange, RowMode, RowOperation};
 
 use crate::commit::{
     CommitOptions, RUN_ID_KEY, STEP_KEY, TableChange, TableOutcome, Transaction,
@@ -28,7 +33,8 @@ use crate::exec::QueryExecutor;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
 use crate::table::Table;
-use crate::write::{DataFileInfo, IcebergWriteNode, WriteSpec};
+use crate::scan::FILE_COLUMN;
+use crate::write::{DataFileInfo, IcebergWriteNode, RowDelta, WriteSpec};
 
 /// Run, step and summary entries of a write; with run and step it happens at most once.
 pub type WriteOptions = CommitOptions;
@@ -110,14 +116,14 @@ impl Write<'_> {
                 TableChange::overwrite(ident, base, replaced.removed, added.clone(), replaced.check)
             }
         };
-        self.commit(change, &added).await
+        self.commit(change.to_branch(table.branch()), &added).await
     }
 
     /// Commits a prepared change of rows.
     pub async fn commit_rows(&self, table: &Table, change: RowChange) -> Result<TableOutcome> {
         let RowChange { removed, added, base, check, .. } = change;
         let table_change = TableChange::overwrite(table.ident().clone(), base, removed, added.clone(), check);
-        self.commit(table_change, &added).await
+        self.commit(table_change.to_branch(table.branch()), &added).await
     }
 
     /// Runs the writing part of a plan whose columns are the table's, and returns the files written.
@@ -129,7 +135,35 @@ impl Write<'_> {
     ) -> Result<Vec<DataFileInfo>> {
         let partitions = self.state.config().target_partitions();
         let plan = distribute::distribute(plan, table, overwrites, partitions)?;
-        let node = IcebergWriteNode::try_new(plan, WriteSpec::from_table(table)?).map_err(Error::from_datafusion)?;
+        self.run_write(plan, WriteSpec::from_table(table)?).await
+    }
+
+    /// Runs the writing part of a plan whose rows are a delta (see [`RowDelta`]). `moves_rows`: new rows come with it.
+    pub(crate) async fn delta_files(
+        &self,
+        table: &Table,
+        plan: LogicalPlan,
+        delta: RowDelta,
+        moves_rows: bool,
+    ) -> Result<Vec<DataFileInfo>> {
+        let partitions = self.state.config().target_partitions();
+        let plan = if delta.vectors && partitions > 1 {
+            // One vector per data file.
+            let file = Expr::Column(Column::from_name(FILE_COLUMN));
+            LogicalPlanBuilder::from(plan)
+                .repartition(Partitioning::Hash(vec![file], partitions))
+                .and_then(LogicalPlanBuilder::build)
+                .map_err(Error::from_datafusion)?
+        } else if moves_rows {
+            distribute::distribute(plan, table, true, partitions)?
+        } else {
+            plan
+        };
+        self.run_write(plan, WriteSpec { row_delta: Some(delta), ..WriteSpec::from_table(table)? }).await
+    }
+
+    async fn run_write(&self, plan: LogicalPlan, spec: WriteSpec) -> Result<Vec<DataFileInfo>> {
+        let node = IcebergWriteNode::try_new(plan, spec).map_err(Error::from_datafusion)?;
         let plan = node.into_plan();
         let mut rows = self.executor.execute_logical(plan).await?;
         let mut files = Vec::new();

@@ -1,35 +1,31 @@
-//! Copy-on-write: finds the data files that hold rows of a condition and writes them anew without (DELETE) or with
-//! changed (UPDATE) rows.
+//! DELETE and UPDATE. Files are first judged by their statistics alone: some cannot hold a row of the condition, in some
+//! every row is one. A file all of whose rows are deleted goes without being read.
 //!
-//! Files are first judged by their statistics alone: some cannot hold such a row, in some every row is one. Only
-//! the rest is scanned, to count matching rows per file; only files with a match and a remainder are rewritten.
+//! Copy-on-write counts the matching rows per file of the rest; files with a match and a remainder are written anew.
+//! Merge-on-read reads them once and writes which rows went, with what came in their place.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, TableReference};
-use datafusion::datasource::provider_as_source;
 use datafusion::functions_aggregate::expr_fn::count;
-use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{
-    Expr, LogicalPlan, LogicalPlanBuilder, lit, not, when,
-};
-use datafusion::logical_expr::expr_rewriter::unnormalize_col;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit, when};
 use futures::TryStreamExt;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::align::{Casting, Matching, align};
 use super::Write;
-use crate::commit::{ConflictCheck, FileFilter};
-use crate::scan::files::ScanFile;
-use crate::scan::{FILE_COLUMN, IcebergTableProvider, ScanOptions, SnapshotSelector, is_plain, is_total};
+use super::align::{Casting, fit};
+use super::target::{
+    Judged, Places, RowChange, RowMode, RowOperation, delta, judge, plain_terms, refuse_lost_row_ids, scan,
+};
+use crate::commit::ConflictCheck;
+use crate::scan::deletes::DeleteContent;
+use crate::scan::{FILE_COLUMN, POSITION_COLUMN, is_plain};
 use crate::table::Table;
-use crate::write::DataFileInfo;
+use crate::write::{DELETE, DataFileInfo, FileContent, OPERATION_COLUMN, UPDATE};
 
 /// What happens to rows that satisfy the condition.
 #[derive(Debug, Clone)]
@@ -38,33 +34,20 @@ pub enum RowEdit {
     Update(Vec<Assignment>),
 }
 
+impl RowEdit {
+    fn operation(&self) -> RowOperation {
+        match self {
+            Self::Delete => RowOperation::Delete,
+            Self::Update(_) => RowOperation::Update,
+        }
+    }
+}
+
 /// `column = value`; the value may refer to the table's columns.
 #[derive(Debug, Clone)]
 pub struct Assignment {
     pub column: String,
     pub value: Expr,
-}
-
-/// A prepared change: commit it with `Write::commit_rows`.
-pub struct RowChange {
-    /// Paths of data files to take out.
-    pub removed: BTreeSet<String>,
-    /// Files that replace them.
-    pub added: Vec<DataFileInfo>,
-    /// Rows deleted or updated.
-    pub rows: u64,
-    /// Snapshot that was read.
-    pub base: Option<i64>,
-    /// What must not have happened meanwhile.
-    pub check: ConflictCheck,
-}
-
-/// Files of a table by what their statistics say about a condition.
-struct Judged {
-    /// May hold matching rows and others.
-    open: Vec<ScanFile>,
-    /// Hold matching rows only.
-    whole: Vec<ScanFile>,
 }
 
 /// Prepares the change of all rows that satisfy `condition`. `alias` is the name by which the condition's columns are
@@ -82,156 +65,203 @@ pub async fn rewrite_rows(
             "the condition of a DELETE, UPDATE or overwrite must not be random: it is evaluated more than once",
         ));
     }
-    let base = table.current_snapshot_id();
+    let alias = alias.unwrap_or_else(|| TableReference::bare(table.ident().name()));
+    let operation = edit.operation();
+    let mode = operation.mode(table)?;
     let judged = judge(write, table, &condition).await?;
-    let mut matches: BTreeMap<String, u64> =
-        judged.whole.iter().map(|f| (f.path().to_string(), f.data_file().record_count())).collect();
-    if !judged.open.is_empty() {
-        let paths = judged.open.iter().map(|f| f.path().to_string()).collect();
-        matches.extend(count_matches(write, table, alias.as_ref(), &condition, paths).await?);
-    }
-    let sizes: BTreeMap<&str, u64> =
-        judged.open.iter().chain(&judged.whole).map(|f| (f.path(), f.data_file().record_count())).collect();
-    let rows = matches.values().sum();
-    let to_rewrite: BTreeSet<String> = matches
-        .iter()
-        .filter(|(path, n)| matches!(edit, RowEdit::Update(_)) || sizes.get(path.as_str()) != Some(*n))
-        .map(|(path, _)| path.clone())
-        .collect();
-    let added = if to_rewrite.is_empty() {
-        Vec::new()
-    } else {
-        let plan = rewrite_plan(table, alias.as_ref(), &condition, &edit, to_rewrite)?;
-        let plan = align(plan, table.schema(), &table.ident().to_string(), &Matching::ByPosition, Casting::Checked)?;
-        write.data_files(table, plan, true).await?
+    let check = operation.check(write, table, plain_terms(&condition))?;
+    let base = table.current_snapshot_id();
+    let job = Job { write, table, alias, condition, edit };
+    let mut change = match mode {
+        RowMode::CopyOnWrite => job.copy_on_write(judged).await?,
+        RowMode::MergeOnRead { vectors } => job.merge_on_read(judged, vectors).await?,
     };
-    let check = conflict_check(write, table, &condition)?;
-    Ok(RowChange { removed: matches.into_keys().collect(), added, rows, base, check })
+    change.base = base;
+    change.check = check;
+    Ok(change)
 }
 
-/// Sorts the files by their statistics.
-async fn judge(write: &Write<'_>, table: &Table, condition: &Expr) -> Result<Judged> {
-    let provider = IcebergTableProvider::try_new(table, &SnapshotSelector::Current)?;
-    let planned = provider.plan_files(write.state, &plain_terms(condition)).await?;
-    if !planned.deletes.is_empty() {
-        return Err(Error::new(
-            ErrorCode::TableFormat,
-            format!("table {} has delete files, which copy-on-write cannot rewrite yet", table.ident()),
-        ));
-    }
-    if !is_total(condition) {
-        return Ok(Judged { open: planned.data, whole: Vec::new() });
-    }
-    // A file where "not condition" is impossible and no column of the condition is NULL holds matching rows only.
-    let condition = unnormalize_col(condition.clone());
-    let columns: Vec<Column> = condition.column_refs().into_iter().cloned().collect();
-    let maybe_not = provider.may_match(write.state, &[not(condition)], &planned.data)?;
-    let (mut open, mut whole) = (Vec::new(), Vec::new());
-    for (file, maybe_not) in planned.data.into_iter().zip(maybe_not) {
-        if !maybe_not && provider.without_nulls(&file, &columns)? { whole.push(file) } else { open.push(file) }
-    }
-    Ok(Judged { open, whole })
+struct Job<'a> {
+    write: &'a Write<'a>,
+    table: &'a Table,
+    alias: TableReference,
+    condition: Expr,
+    edit: RowEdit,
 }
 
-/// Matching rows per file, of the files named.
-async fn count_matches(
-    write: &Write<'_>,
-    table: &Table,
-    alias: Option<&TableReference>,
-    condition: &Expr,
-    paths: BTreeSet<String>,
-) -> Result<BTreeMap<String, u64>> {
-    let plan = scan(table, alias, paths, true)?
-        .filter(condition.clone())
-        .and_then(|b| b.aggregate(vec![Expr::Column(Column::from_name(FILE_COLUMN))], vec![count(lit(1_i64)).alias("n")]))
-        .and_then(LogicalPlanBuilder::build)
-        .map_err(Error::from_datafusion)?;
-    let mut stream = write.executor.execute_logical(plan).await?;
-    let mut matches = BTreeMap::new();
-    while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
-        let unexpected = |e: &dyn std::fmt::Display| Error::new(ErrorCode::Internal, format!("rows per file: {e}"));
-        let files = cast(batch.column(0), &DataType::Utf8).map_err(|e| unexpected(&e))?;
-        let counts = cast(batch.column(1), &DataType::Int64).map_err(|e| unexpected(&e))?;
-        for (file, n) in files.as_string::<i32>().iter().zip(counts.as_primitive::<Int64Type>()) {
-            if let (Some(file), Some(n)) = (file, n) {
-                *matches.entry(file.to_string()).or_default() += u64::try_from(n).unwrap_or(0);
-            }
+impl Job<'_> {
+    fn change(&self) -> RowChange {
+        RowChange {
+            removed: BTreeSet::new(),
+            added: Vec::new(),
+            rows: 0,
+            base: None,
+            check: ConflictCheck::Snapshot,
         }
     }
-    Ok(matches)
-}
 
-/// The rows that take the place of those in `paths`.
-fn rewrite_plan(
-    table: &Table,
-    alias: Option<&TableReference>,
-    condition: &Expr,
-    edit: &RowEdit,
-    paths: BTreeSet<String>,
-) -> Result<LogicalPlan> {
-    let rest = || Expr::IsNotTrue(Box::new(condition.clone()));
-    let builder = scan(table, alias, paths.clone(), false)?;
-    let built = match edit {
-        RowEdit::Delete => builder.filter(rest()).and_then(LogicalPlanBuilder::build),
-        RowEdit::Update(assignments) => {
-            let columns = builder.schema().columns();
-            let changed = |column: &Column| {
-                assignments.iter().find(|a| a.column.eq_ignore_ascii_case(&column.name)).map(|a| a.value.clone())
-            };
-            let keep = |column: &Column| Expr::Column(column.clone());
-            if !is_plain(condition) {
-                // A subquery can stand in a filter only: unchanged and changed rows apart.
-                let updated: Vec<Expr> = columns
-                    .iter()
-                    .map(|c| changed(c).unwrap_or_else(|| keep(c)).alias(c.name.clone()))
-                    .collect();
-                let kept: Vec<Expr> = columns.iter().map(|c| keep(c).alias(c.name.clone())).collect();
-                let updated = builder.filter(condition.clone()).and_then(|b| b.project(updated));
-                let kept = scan(table, alias, paths, false)?
-                    .filter(rest())
-                    .and_then(|b| b.project(kept))
-                    .and_then(LogicalPlanBuilder::build);
-                updated.and_then(|b| b.union(kept?)).and_then(LogicalPlanBuilder::build)
-            } else {
-                let exprs = columns
-                    .iter()
-                    .map(|c| match changed(c) {
-                        Some(value) => when(condition.clone(), value).otherwise(keep(c)).map(|e| e.alias(c.name.clone())),
-                        None => Ok(keep(c)),
-                    })
-                    .collect::<std::result::Result<Vec<_>, _>>();
-                exprs.and_then(|exprs| builder.project(exprs)).and_then(LogicalPlanBuilder::build)
+    async fn copy_on_write(&self, judged: Judged) -> Result<RowChange> {
+        let mut change = self.change();
+        let mut matches: BTreeMap<String, u64> =
+            judged.whole.iter().map(|f| (f.path().to_string(), f.data_file().record_count())).collect();
+        if !judged.open.is_empty() {
+            let paths = judged.open.iter().map(|f| f.path().to_string()).collect();
+            matches.extend(self.count_matches(paths).await?);
+        }
+        let sizes: BTreeMap<&str, u64> = judged.files().map(|f| (f.path(), f.data_file().record_count())).collect();
+        change.rows = matches.values().sum();
+        let to_rewrite: BTreeSet<String> = matches
+            .iter()
+            .filter(|(path, n)| matches!(self.edit, RowEdit::Update(_)) || sizes.get(path.as_str()) != Some(*n))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for plan in self.rewrite_plans(to_rewrite)? {
+            match self.write.data_files(self.table, plan, true).await {
+                Ok(files) => change.added.extend(files),
+                Err(error) => {
+                    self.write.discard(&change.added).await;
+                    return Err(error);
+                }
             }
         }
+        change.removed = matches.into_keys().collect();
+        Ok(change)
+    }
+
+    async fn merge_on_read(&self, judged: Judged, vectors: bool) -> Result<RowChange> {
+        let mut change = self.change();
+        let update = matches!(self.edit, RowEdit::Update(_));
+        if update {
+            refuse_lost_row_ids(self.table)?;
+        } else {
+            change.removed = judged.whole.iter().map(|f| f.path().to_string()).collect();
+            change.rows = judged.whole.iter().map(|f| f.data_file().record_count()).sum();
+        }
+        let read: Vec<_> = judged.open.iter().chain(judged.whole.iter().filter(|_| update)).collect();
+        if read.is_empty() {
+            return Ok(change);
+        }
+        let delta = delta(self.table, &read, &judged.deletes, vectors)?;
+        let paths = read.iter().map(|f| f.path().to_string()).collect();
+        let plan = self.delta_plan(paths)?;
+        change.added = self.write.delta_files(self.table, plan, delta, update).await?;
+        let (deleted, replaced) = deleted_rows(&change.added, &judged);
+        change.rows += deleted.saturating_sub(replaced);
+        Ok(change)
+    }
+
+    /// Matching rows per file, of the files named.
+    async fn count_matches(&self, paths: BTreeSet<String>) -> Result<BTreeMap<String, u64>> {
+        let file = Expr::Column(Column::from_name(FILE_COLUMN));
+        let plan = scan(self.table, &self.alias, Some(paths), Places::File)?
+            .filter(self.condition.clone())
+            .and_then(|b| b.aggregate(vec![file], vec![count(lit(1_i64)).alias("n")]))
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(Error::from_datafusion)?;
+        let mut stream = self.write.executor.execute_logical(plan).await?;
+        let mut matches = BTreeMap::new();
+        while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
+            let unexpected = |e: &dyn std::fmt::Display| Error::new(ErrorCode::Internal, format!("rows per file: {e}"));
+            let files = cast(batch.column(0), &DataType::Utf8).map_err(|e| unexpected(&e))?;
+            let counts = cast(batch.column(1), &DataType::Int64).map_err(|e| unexpected(&e))?;
+            for (file, n) in files.as_string::<i32>().iter().zip(counts.as_primitive::<Int64Type>()) {
+                if let (Some(file), Some(n)) = (file, n) {
+                    *matches.entry(file.to_string()).or_default() += u64::try_from(n).unwrap_or(0);
+                }
+            }
+        }
+        Ok(matches)
+    }
+
+    /// The rows that take the place of those in `paths`; two plans where changed and unchanged rows must be read apart.
+    fn rewrite_plans(&self, paths: BTreeSet<String>) -> Result<Vec<LogicalPlan>> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rest = || Expr::IsNotTrue(Box::new(self.condition.clone()));
+        let rows = || scan(self.table, &self.alias, Some(paths.clone()), Places::None);
+        let built = |b: datafusion::common::Result<LogicalPlanBuilder>| {
+            b.and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)
+        };
+        let RowEdit::Update(assignments) = &self.edit else {
+            let builder = rows()?;
+            let all = self.columns(&builder, &[])?;
+            return Ok(vec![built(builder.filter(rest()).and_then(|b| b.project(all)))?]);
+        };
+        if !is_plain(&self.condition) {
+            // A subquery can stand in a filter only.
+            let builder = rows()?;
+            let (changed, kept) = (self.columns(&builder, assignments)?, self.columns(&builder, &[])?);
+            let changed = built(builder.filter(self.condition.clone()).and_then(|b| b.project(changed)))?;
+            let kept = built(rows()?.filter(rest()).and_then(|b| b.project(kept)))?;
+            return Ok(vec![changed, kept]);
+        }
+        let builder = rows()?;
+        let exprs = self
+            .columns(&builder, assignments)?
+            .into_iter()
+            .zip(self.columns(&builder, &[])?)
+            .map(|(new, old)| {
+                let (new, old) = (new.unalias(), old.unalias());
+                let name = match &old {
+                    Expr::Column(column) => column.name.clone(),
+                    other => other.schema_name().to_string(),
+                };
+                if new == old {
+                    return Ok(old.alias(name));
+                }
+                when(self.condition.clone(), new).otherwise(old).map(|e| e.alias(name))
+            })
+            .collect::<datafusion::common::Result<Vec<_>>>();
+        let exprs = exprs.map_err(Error::from_datafusion)?;
+        Ok(vec![built(builder.project(exprs))?])
+    }
+
+    /// The rows of a delta.
+    fn delta_plan(&self, paths: BTreeSet<String>) -> Result<LogicalPlan> {
+        let builder = scan(self.table, &self.alias, Some(paths), Places::Row)?;
+        let (mut exprs, code) = match &self.edit {
+            RowEdit::Delete => (Vec::new(), DELETE),
+            RowEdit::Update(assignments) => (self.columns(&builder, assignments)?, UPDATE),
+        };
+        exprs.push(Expr::Column(Column::new(Some(self.alias.clone()), FILE_COLUMN)).alias(FILE_COLUMN));
+        exprs.push(Expr::Column(Column::new(Some(self.alias.clone()), POSITION_COLUMN)).alias(POSITION_COLUMN));
+        exprs.push(lit(code).alias(OPERATION_COLUMN));
+        builder
+            .filter(self.condition.clone())
+            .and_then(|b| b.project(exprs))
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(Error::from_datafusion)
+    }
+
+    /// The table's columns with assigned values, in the table's types.
+    fn columns(&self, builder: &LogicalPlanBuilder, assignments: &[Assignment]) -> Result<Vec<Expr>> {
+        let name = self.table.ident().to_string();
+        self.table
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| {
+                let assigned = assignments.iter().find(|a| a.column.eq_ignore_ascii_case(field.name()));
+                let value = match assigned {
+                    Some(assignment) => fit(assignment.value.clone(), builder.schema(), field, &name, Casting::Checked)?,
+                    None => Expr::Column(Column::new(Some(self.alias.clone()), field.name())),
+                };
+                Ok(value.alias(field.name()))
+            })
+            .collect()
+    }
+}
+
+/// Rows in delete files, and how many of them were deleted before (a new deletion vector holds the old one's rows).
+fn deleted_rows(added: &[DataFileInfo], judged: &Judged) -> (u64, u64) {
+    let deletes = added.iter().filter(|file| file.content == FileContent::PositionDeletes);
+    let old = |file: &DataFileInfo| {
+        let vector = judged.deletes.vector_of(file.referenced_data_file.as_deref()?)?;
+        match vector.content {
+            DeleteContent::Vector { rows, .. } => Some(rows),
+            _ => None,
+        }
     };
-    built.map_err(Error::from_datafusion)
-}
-
-fn scan(
-    table: &Table,
-    alias: Option<&TableReference>,
-    only: BTreeSet<String>,
-    file_column: bool,
-) -> Result<LogicalPlanBuilder> {
-    let options = ScanOptions { file_column, position_column: false, only_files: Some(Arc::new(only)) };
-    let provider = IcebergTableProvider::with_options(table, &SnapshotSelector::Current, options)?;
-    let name = alias.cloned().unwrap_or_else(|| TableReference::bare(table.ident().name()));
-    let provider: Arc<dyn TableProvider> = Arc::new(provider);
-    LogicalPlanBuilder::scan(name, provider_as_source(provider), None).map_err(Error::from_datafusion)
-}
-
-/// Files that others add meanwhile conflict only if they may hold rows of the condition.
-fn conflict_check(write: &Write<'_>, table: &Table, condition: &Expr) -> Result<ConflictCheck> {
-    let provider = IcebergTableProvider::try_new(table, &SnapshotSelector::Current)?;
-    let terms = plain_terms(condition);
-    let state = write.state.clone();
-    let filter: FileFilter = Arc::new(move |info: &DataFileInfo| {
-        provider.info_may_match(&state, &terms, info).unwrap_or(true)
-    });
-    Ok(ConflictCheck::Serializable(Some(filter)))
-}
-
-/// The conjuncts that can be judged by statistics, their columns unqualified.
-fn plain_terms(condition: &Expr) -> Vec<Expr> {
-    split_conjunction(condition).into_iter().filter(|t| is_plain(t)).map(|t| unnormalize_col(t.clone())).collect()
+    deletes.fold((0, 0), |(all, before), file| (all + file.record_count, before + old(file).unwrap_or(0)))
 }

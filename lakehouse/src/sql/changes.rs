@@ -123,7 +123,7 @@ impl Runner<'_> {
         };
         let change = rewrite_rows(&write, &target.table, Some(target.qualifier.clone()), condition, edit).await?;
         let rows = change.rows;
-        if change.removed.is_empty() && change.added.is_empty() && self.options.step.is_none() {
+        if change.is_empty() && self.options.step.is_none() {
             return Ok(StatementResult::Affected { rows: 0, snapshot_id: target.table.current_snapshot_id() });
         }
         let done = write.commit_rows(&target.table, change).await?;
@@ -143,7 +143,7 @@ impl Runner<'_> {
         }
     }
 
-    async fn plan_text(&self, sql: &str) -> Result<LogicalPlan> {
+    pub(super) async fn plan_text(&self, sql: &str) -> Result<LogicalPlan> {
         // The dialect is not Send: it ends before the await.
         let statement = {
             let dialect = dialect_of(&self.ctx.state())?;
@@ -156,7 +156,7 @@ impl Runner<'_> {
         }
     }
 
-    async fn target(&self, from: &[TableWithJoins]) -> Result<Target> {
+    pub(super) async fn target(&self, from: &[TableWithJoins]) -> Result<Target> {
         let [TableWithJoins { relation: TableFactor::Table { name, alias, .. }, joins }] = from else {
             return Err(unsupported("changing several tables in one statement"));
         };
@@ -182,12 +182,12 @@ impl Runner<'_> {
 }
 
 /// The table that a DELETE or UPDATE changes.
-struct Target {
-    table: Table,
+pub(super) struct Target {
+    pub table: Table,
     /// As it stands in a FROM clause.
-    text: String,
+    pub text: String,
     /// What qualifies its columns in planned expressions.
-    qualifier: TableReference,
+    pub qualifier: TableReference,
 }
 
 /// Names the second and later of equal select items (`SELECT 0, 0`): DataFusion refuses equal names, to which a
@@ -218,7 +218,7 @@ fn affected(rows: u64, done: &TableOutcome) -> StatementResult {
     StatementResult::Affected { rows, snapshot_id: done.snapshot_id }
 }
 
-fn last_part(name: &ObjectName) -> String {
+pub(super) fn last_part(name: &ObjectName) -> String {
     name.0.last().map(part_value).unwrap_or_default()
 }
 

@@ -74,6 +74,9 @@ pub struct DataFileInfo {
     /// The only data file that position deletes refer to.
     #[serde(default)]
     pub referenced_data_file: Option<String>,
+    /// All data files that position deletes refer to; not part of the manifest.
+    #[serde(default)]
+    pub references: Vec<String>,
     /// Place of a deletion vector in its file, bytes.
     #[serde(default)]
     pub content_offset: Option<i64>,
@@ -148,6 +151,7 @@ impl DataFileInfo {
             sort_order_id: file.sort_order_id(),
             equality_ids: file.equality_ids(),
             referenced_data_file: file.referenced_data_file(),
+            references: Vec::new(),
             content_offset: file.content_offset(),
             content_size_bytes: file.content_size_in_bytes(),
         })

@@ -225,6 +225,7 @@ impl DeleteWriter {
             file_size_bytes: size,
             value_counts: [(DELETE_FILE_PATH_ID, rows), (DELETE_POSITION_ID, rows)].into(),
             null_value_counts: [(DELETE_FILE_PATH_ID, 0), (DELETE_POSITION_ID, 0)].into(),
+            references: files.iter().map(|(file, _)| file.clone()).collect(),
             lower_bounds: bound(files.first(), low),
             upper_bounds: bound(files.last(), high),
             ..delete_file(path, "PARQUET", target)
@@ -254,6 +255,7 @@ impl DeleteWriter {
             let (offset, length) = puffin.add_vector(&vector::encode(&positions)?, &file, rows);
             files.push(DataFileInfo {
                 record_count: rows,
+                references: vec![file.clone()],
                 referenced_data_file: Some(file),
                 content_offset: Some(i64::try_from(offset).unwrap_or(i64::MAX)),
                 content_size_bytes: Some(i64::try_from(length).unwrap_or(i64::MAX)),
@@ -300,6 +302,7 @@ fn delete_file(path: String, format: &str, target: &DeltaTarget) -> DataFileInfo
         sort_order_id: None,
         equality_ids: None,
         referenced_data_file: None,
+        references: Vec::new(),
         content_offset: None,
         content_size_bytes: None,
     }

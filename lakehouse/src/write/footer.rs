@@ -6,6 +6,7 @@ use chainalytics_common::Result;
 use iceberg::spec::{PrimitiveType, Schema, Type};
 use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::schema::types::ColumnDescriptor;
 
 use super::data_file::{DataFileInfo, to_hex};
 use super::transform::{first_chars, minimal_be};
@@ -27,8 +28,21 @@ struct Bounds {
     range: Option<(Value, Value)>,
 }
 
-/// Fills the column maps, row count and split offsets of `file` from the footer.
+/// Fills the column maps, row count and split offsets of `file` from the footer of a file that we wrote.
 pub(super) fn fill(file: &mut DataFileInfo, footer: &ParquetMetaData, schema: &Schema) -> Result<()> {
+    fill_from_footer(file, footer, schema, &|column| {
+        let info = column.self_type().get_basic_info();
+        info.has_id().then(|| info.id())
+    })
+}
+
+/// As [`fill`], for files whose columns `id_of` finds.
+pub(crate) fn fill_from_footer(
+    file: &mut DataFileInfo,
+    footer: &ParquetMetaData,
+    schema: &Schema,
+    id_of: &dyn Fn(&ColumnDescriptor) -> Option<i32>,
+) -> Result<()> {
     let mut bounds: BTreeMap<i32, Bounds> = BTreeMap::new();
     file.record_count = 0;
     for group in footer.row_groups() {
@@ -36,11 +50,7 @@ pub(super) fn fill(file: &mut DataFileInfo, footer: &ParquetMetaData, schema: &S
         let offset = group.columns().iter().map(|chunk| chunk.byte_range().0).min().unwrap_or(0);
         file.split_offsets.push(i64::try_from(offset).unwrap_or(i64::MAX));
         for chunk in group.columns() {
-            let info = chunk.column_descr().self_type().get_basic_info();
-            if !info.has_id() {
-                continue;
-            }
-            let id = info.id();
+            let Some(id) = id_of(chunk.column_descr()) else { continue };
             *file.column_sizes.entry(id).or_default() += u64::try_from(chunk.compressed_size()).unwrap_or(0);
             // Values inside lists and maps have no row count of their own.
             if chunk.column_descr().max_rep_level() > 0 {

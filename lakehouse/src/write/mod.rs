@@ -18,6 +18,7 @@ mod tests;
 pub use data_file::{DataFileInfo, FileContent};
 pub(crate) use data_file::partition_json;
 pub use delta::{DELETE, DeltaTarget, INSERT, OPERATION_COLUMN, RowDelta, UPDATE};
+pub(crate) use footer::fill_from_footer;
 pub use exec::{IcebergWriteExec, data_file_schema};
 pub use plan::{IcebergWriteNode, IcebergWritePlanner};
 pub use spec::{

@@ -221,6 +221,7 @@ impl DataFileWriter {
             sort_order_id: self.spec.sort_order_id,
             equality_ids: None,
             referenced_data_file: None,
+            references: Vec::new(),
             content_offset: None,
             content_size_bytes: None,
         };

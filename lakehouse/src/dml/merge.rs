@@ -1,0 +1,544 @@
+//! MERGE INTO. Target and source are joined up to three times, each time with as few of the target's files and columns
+//! as possible:
+//!
+//! 1. `matches`: which files hold rows that are updated or deleted, and whether one is matched more than once;
+//! 2. `changed`: what takes the place of those rows (merge-on-read) or of their files (copy-on-write);
+//! 3. `inserted`: source rows without a match.
+//!
+//! No plan has a UNION or an outer join that keeps its build side: both are unsafe in a distributed query.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Column, DFSchema, JoinType, ScalarValue, TableReference};
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::functions_aggregate::expr_fn::{count, max, min, sum};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, case, col, lit, when,
+};
+use futures::TryStreamExt;
+
+use chainalytics_common::{Error, ErrorCode, Result};
+
+use super::Write;
+use super::align::{Casting, fit};
+use super::rewrite::Assignment;
+use super::target::{
+    Judged, Places, RowChange, RowMode, RowOperation, delta, judge, plain_terms, refuse_lost_row_ids, scan,
+};
+use crate::scan::{FILE_COLUMN, POSITION_COLUMN, is_plain};
+use crate::table::Table;
+use crate::write::{DELETE, OPERATION_COLUMN, UPDATE};
+
+/// Column of joined rows: which clause acts, [`KEEP`] for none.
+const ACTION: &str = "\u{1}action";
+/// Column of source rows: true.
+const PRESENT: &str = "\u{1}present";
+const KEEP: i32 = 0;
+/// Actions of `NOT MATCHED BY SOURCE` begin above this, those of `MATCHED` at 1.
+const BY_SOURCE: i32 = 1_000;
+/// Bytes of a source with random values, which must be held to be the same each time.
+const HELD_SOURCE_BYTES: usize = 32 << 20;
+
+/// What a clause does with the target's row.
+#[derive(Debug, Clone)]
+pub enum MergeAction {
+    Update(Vec<Assignment>),
+    Delete,
+}
+
+/// `WHEN MATCHED [AND condition] THEN …` or `WHEN NOT MATCHED BY SOURCE [AND condition] THEN …`
+#[derive(Debug, Clone)]
+pub struct MergeClause {
+    pub condition: Option<Expr>,
+    pub action: MergeAction,
+}
+
+/// `WHEN NOT MATCHED [AND condition] THEN INSERT …`
+#[derive(Debug, Clone)]
+pub struct Insertion {
+    pub condition: Option<Expr>,
+    /// Columns and their values; the others become NULL.
+    pub values: Vec<Assignment>,
+}
+
+/// A MERGE. Expressions qualify columns by the two aliases.
+#[derive(Debug, Clone)]
+pub struct Merge {
+    /// Name of the target in expressions.
+    pub target: TableReference,
+    /// Name of the source in expressions.
+    pub source: TableReference,
+    /// Rows of the source.
+    pub rows: LogicalPlan,
+    pub on: Expr,
+    pub matched: Vec<MergeClause>,
+    pub by_source: Vec<MergeClause>,
+    pub inserted: Vec<Insertion>,
+}
+
+/// Prepares a MERGE into `table`.
+///
+/// # Errors
+/// `MergeCardinality` if several source rows match a target row that a clause may change; `SchemaMismatch`;
+/// `SqlUnsupported` for random conditions and subqueries in clauses.
+pub async fn merge_rows(write: &Write<'_>, table: &Table, mut merge: Merge) -> Result<RowChange> {
+    merge.validate()?;
+    if is_volatile(&merge.rows)? {
+        merge.rows = hold(write, merge.rows).await?;
+    }
+    let mode = RowOperation::Merge.mode(table)?;
+    let vectors = matches!(mode, RowMode::MergeOnRead { vectors: true });
+    if vectors && merge.matched.iter().chain(&merge.by_source).any(|c| matches!(c.action, MergeAction::Update(_))) {
+        refuse_lost_row_ids(table)?;
+    }
+    let range = key_range(write, table, &merge).await?;
+    let own_terms: Vec<Expr> = merge.target_terms().into_iter().chain(range.clone()).collect();
+    // Every row that this depends on satisfies these; with NOT MATCHED BY SOURCE it depends on all.
+    let seen = if merge.by_source.is_empty() { own_terms.iter().flat_map(plain_terms).collect() } else { Vec::new() };
+    let change = RowChange {
+        removed: BTreeSet::new(),
+        added: Vec::new(),
+        rows: 0,
+        base: table.current_snapshot_id(),
+        check: RowOperation::Merge.check(write, table, seen)?,
+    };
+    let mut job = Job { write, table, merge, range, change };
+    match job.run(mode).await {
+        Ok(()) => Ok(job.change),
+        Err(error) => {
+            write.discard(&job.change.added).await;
+            Err(error)
+        }
+    }
+}
+
+impl Merge {
+    fn validate(&self) -> Result<()> {
+        let clauses = self.matched.iter().chain(&self.by_source);
+        let conditions = clauses.filter_map(|c| c.condition.as_ref()).chain(self.inserted.iter().filter_map(|c| c.condition.as_ref()));
+        for condition in conditions.chain([&self.on]) {
+            if !is_plain(condition) {
+                return Err(Error::new(
+                    ErrorCode::SqlUnsupported,
+                    format!("not supported: a subquery or random value in a condition of MERGE: {condition}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Conjuncts of ON that speak of the target alone.
+    fn target_terms(&self) -> Vec<Expr> {
+        let own = |e: &&Expr| !e.column_refs().is_empty() && e.column_refs().iter().all(|c| c.relation.as_ref() == Some(&self.target));
+        split_conjunction(&self.on).into_iter().filter(own).cloned().collect()
+    }
+
+    /// Whether a target row that is matched twice is an error: not if all that can happen to it is to be deleted.
+    fn checks_cardinality(&self) -> bool {
+        match self.matched.as_slice() {
+            [] => false,
+            [MergeClause { condition: None, action: MergeAction::Delete }, ..] => false,
+            _ => true,
+        }
+    }
+
+    /// The source's rows under their alias, with [`PRESENT`].
+    fn source_rows(&self) -> Result<LogicalPlanBuilder> {
+        let mut exprs: Vec<Expr> = self.rows.schema().columns().into_iter().map(Expr::Column).collect();
+        exprs.push(lit(true).alias(PRESENT));
+        let rows = LogicalPlanBuilder::from(self.rows.clone()).project(exprs).and_then(|b| b.alias(self.source.clone()));
+        rows.map_err(Error::from_datafusion)
+    }
+}
+
+/// The number of the first clause whose condition holds, else [`KEEP`].
+fn first_of<'a>(conditions: impl Iterator<Item = &'a Option<Expr>>, base: i32) -> Result<Expr> {
+    let numbered: Vec<(Expr, i32)> =
+        conditions.zip(base + 1..).map(|(c, number)| (c.clone().unwrap_or_else(|| lit(true)), number)).collect();
+    let mut numbered = numbered.into_iter();
+    let Some((condition, number)) = numbered.next() else { return Ok(lit(KEEP)) };
+    let mut builder = when(condition, lit(number));
+    for (condition, number) in numbered {
+        builder = builder.when(condition, lit(number));
+    }
+    builder.otherwise(lit(KEEP)).map_err(Error::from_datafusion)
+}
+
+struct Job<'a> {
+    write: &'a Write<'a>,
+    table: &'a Table,
+    merge: Merge,
+    /// What the source's keys say about the target's: only such rows can match.
+    range: Vec<Expr>,
+    change: RowChange,
+}
+
+impl Job<'_> {
+    async fn run(&mut self, mode: RowMode) -> Result<()> {
+        let mut touched: BTreeSet<String> = BTreeSet::new();
+        if !self.merge.matched.is_empty() {
+            touched.extend(self.matches().await?);
+        }
+        if !self.merge.by_source.is_empty() {
+            touched.extend(self.unmatched().await?);
+        }
+        if !touched.is_empty() {
+            match mode {
+                RowMode::CopyOnWrite => self.rewrite(touched).await?,
+                RowMode::MergeOnRead { vectors } => self.mark(touched, vectors).await?,
+            }
+        }
+        if !self.merge.inserted.is_empty() {
+            self.insert().await?;
+        }
+        Ok(())
+    }
+
+    /// The target under its alias; `pruned` leaves out rows that no source row matches.
+    fn target(&self, only: Option<BTreeSet<String>>, places: Places, pruned: bool) -> Result<LogicalPlanBuilder> {
+        let builder = scan(self.table, &self.merge.target, only, places)?;
+        let range = self.range.iter().filter(|_| pruned).cloned().reduce(Expr::and);
+        match range {
+            Some(range) => builder.filter(range).map_err(Error::from_datafusion),
+            None => Ok(builder),
+        }
+    }
+
+    /// `source JOIN target`, the target's rows on the side that may be kept without a match.
+    fn joined(&self, target: LogicalPlanBuilder, join: JoinType) -> Result<LogicalPlanBuilder> {
+        let target = built(Ok(target))?;
+        self.merge.source_rows()?.join_on(target, join, [self.merge.on.clone()]).map_err(Error::from_datafusion)
+    }
+
+    fn place(&self, name: &str) -> Expr {
+        Expr::Column(Column::new(Some(self.merge.target.clone()), name))
+    }
+
+    /// Files with rows that a `MATCHED` clause changes.
+    async fn matches(&mut self) -> Result<BTreeSet<String>> {
+        let action = first_of(self.merge.matched.iter().map(|c| &c.condition), 0)?;
+        let acts = when(action.not_eq(lit(KEEP)), lit(1_i64)).otherwise(lit(0_i64)).map_err(Error::from_datafusion)?;
+        let rows = self.joined(self.target(None, Places::Row, true)?, JoinType::Inner)?;
+        let plan = built(
+            rows.project(vec![
+                self.place(FILE_COLUMN).alias("file"),
+                self.place(POSITION_COLUMN).alias("position"),
+                acts.alias("acts"),
+            ])
+            .and_then(|b| {
+                b.aggregate(vec![col("file"), col("position")], vec![count(lit(1_i64)).alias("n"), max(col("acts")).alias("acts")])
+            })
+            .and_then(|b| b.aggregate(vec![col("file")], vec![max(col("n")).alias("n"), sum(col("acts")).alias("acts")])),
+        )?;
+        let mut files = BTreeSet::new();
+        let (mut most, mut acting) = (0, 0);
+        for (file, [n, acts]) in self.counts(plan).await? {
+            most = most.max(n);
+            if acts > 0 {
+                files.insert(file);
+                acting += acts;
+            }
+        }
+        if most > 1 && self.merge.checks_cardinality() {
+            return Err(Error::new(
+                ErrorCode::MergeCardinality,
+                format!(
+                    "a row of table {} is matched by {most} rows of the source, which could update or delete it more than once; make the source unique by the columns of ON",
+                    self.table.ident()
+                ),
+            ));
+        }
+        self.change.rows += acting;
+        Ok(files)
+    }
+
+    /// Files with rows that a `NOT MATCHED BY SOURCE` clause changes.
+    async fn unmatched(&mut self) -> Result<BTreeSet<String>> {
+        let action = first_of(self.merge.by_source.iter().map(|c| &c.condition), 0)?;
+        let rows = self.joined(self.target(None, Places::File, false)?, JoinType::RightAnti)?;
+        let plan = built(rows.filter(action.not_eq(lit(KEEP))).and_then(|b| {
+            b.project(vec![self.place(FILE_COLUMN).alias("file")])?
+                .aggregate(vec![col("file")], vec![count(lit(1_i64)).alias("n"), count(lit(1_i64)).alias("acts")])
+        }))?;
+        let mut files = BTreeSet::new();
+        for (file, [n, _]) in self.counts(plan).await? {
+            self.change.rows += n;
+            files.insert(file);
+        }
+        Ok(files)
+    }
+
+    /// Runs a plan with rows (file, n, acts).
+    async fn counts(&self, plan: LogicalPlan) -> Result<Vec<(String, [u64; 2])>> {
+        let unexpected = |e: &dyn std::fmt::Display| Error::new(ErrorCode::Internal, format!("matches per file: {e}"));
+        let mut stream = self.write.executor.execute_logical(plan).await?;
+        let mut counts = BTreeMap::<String, [u64; 2]>::new();
+        while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
+            let files = cast(batch.column(0), &DataType::Utf8).map_err(|e| unexpected(&e))?;
+            let number = |i: usize| cast(batch.column(i), &DataType::Int64).map_err(|e| unexpected(&e));
+            let (n, acts) = (number(1)?, number(2)?);
+            let (n, acts) = (n.as_primitive::<Int64Type>(), acts.as_primitive::<Int64Type>());
+            for ((file, n), acts) in files.as_string::<i32>().iter().zip(n).zip(acts) {
+                if let Some(file) = file {
+                    let natural = |v: Option<i64>| v.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
+                    counts.insert(file.to_owned(), [natural(n), natural(acts)]);
+                }
+            }
+        }
+        Ok(counts.into_iter().collect())
+    }
+
+    /// All joined rows of some files with their [`ACTION`].
+    fn acted(&self, files: BTreeSet<String>, places: Places, join: JoinType) -> Result<LogicalPlanBuilder> {
+        let rows = self.joined(self.target(Some(files), places, false)?, join)?;
+        let matched = first_of(self.merge.matched.iter().map(|c| &c.condition), 0)?;
+        let by_source = first_of(self.merge.by_source.iter().map(|c| &c.condition), BY_SOURCE)?;
+        let present = Expr::Column(Column::new(Some(self.merge.source.clone()), PRESENT)).is_not_null();
+        let action = match join {
+            JoinType::Inner => matched,
+            JoinType::RightAnti => by_source,
+            JoinType::RightSemi => lit(KEEP),
+            _ => when(present, matched).otherwise(by_source).map_err(Error::from_datafusion)?,
+        };
+        let mut exprs: Vec<Expr> = rows.schema().columns().into_iter().map(Expr::Column).collect();
+        exprs.push(action.alias(ACTION));
+        rows.project(exprs).map_err(Error::from_datafusion)
+    }
+
+    fn clauses(&self) -> impl Iterator<Item = (i32, &MergeAction)> {
+        let matched = self.merge.matched.iter().zip(1..).map(|(c, n)| (n, &c.action));
+        matched.chain(self.merge.by_source.iter().zip(BY_SOURCE + 1..).map(|(c, n)| (n, &c.action)))
+    }
+
+    /// The table's columns after the action of each row.
+    fn changed_columns(&self, schema: &DFSchema) -> Result<Vec<Expr>> {
+        let name = self.table.ident().to_string();
+        let mut columns = Vec::new();
+        for field in self.table.schema().fields() {
+            let mut values = Vec::new();
+            for (number, action) in self.clauses() {
+                let MergeAction::Update(assignments) = action else { continue };
+                if let Some(assigned) = assignments.iter().find(|a| a.column == *field.name()) {
+                    // A join without matches, or with them alone, has no columns of the other kind of clause.
+                    if assigned.value.column_refs().iter().all(|c| schema.has_column(c)) {
+                        values.push((number, fit(assigned.value.clone(), schema, field, &name, Casting::Checked)?));
+                    }
+                }
+            }
+            let old = self.place(field.name());
+            let mut values = values.into_iter();
+            let value = match values.next() {
+                None => old,
+                Some((number, value)) => {
+                    let mut whens = case(col(ACTION)).when(lit(number), value);
+                    for (number, value) in values {
+                        whens = whens.when(lit(number), value);
+                    }
+                    whens.otherwise(old).map_err(Error::from_datafusion)?
+                }
+            };
+            columns.push(value.alias(field.name()));
+        }
+        Ok(columns)
+    }
+
+    fn deletions(&self) -> Vec<Expr> {
+        self.clauses().filter(|(_, action)| matches!(action, MergeAction::Delete)).map(|(n, _)| lit(n)).collect()
+    }
+
+    /// Copy-on-write: the files that take the place of `files`.
+    async fn rewrite(&mut self, files: BTreeSet<String>) -> Result<()> {
+        // Matched rows that only stay must not come once per match.
+        let joins: &[JoinType] = match (self.merge.matched.is_empty(), self.merge.by_source.is_empty()) {
+            (true, _) => &[JoinType::RightAnti, JoinType::RightSemi],
+            _ => &[JoinType::Right],
+        };
+        for join in joins {
+            let rows = self.acted(files.clone(), Places::None, *join)?;
+            let columns = self.changed_columns(rows.schema())?;
+            let deletions = self.deletions();
+            let rows = match deletions.is_empty() {
+                true => Ok(rows),
+                false => rows.filter(col(ACTION).in_list(deletions, true)),
+            };
+            let plan = built(rows.and_then(|b| b.project(columns)))?;
+            self.change.added.extend(self.write.data_files(self.table, plan, true).await?);
+        }
+        self.change.removed.extend(files);
+        Ok(())
+    }
+
+    /// Merge-on-read: delete files for the changed rows of `files`, and what takes their place.
+    async fn mark(&mut self, files: BTreeSet<String>, vectors: bool) -> Result<()> {
+        let Judged { open, deletes, .. } = judge(self.write, self.table, &lit(true)).await.map(|mut judged| {
+            judged.open.append(&mut judged.whole);
+            judged.open.retain(|file| files.contains(file.path()));
+            judged
+        })?;
+        let join = match (self.merge.matched.is_empty(), self.merge.by_source.is_empty()) {
+            (_, true) => JoinType::Inner,
+            (true, false) => JoinType::RightAnti,
+            (false, false) => JoinType::Right,
+        };
+        let rows = self.acted(files, Places::Row, join)?;
+        let mut columns = self.changed_columns(rows.schema())?;
+        columns.push(self.place(FILE_COLUMN).alias(FILE_COLUMN));
+        columns.push(self.place(POSITION_COLUMN).alias(POSITION_COLUMN));
+        let deletions = self.deletions();
+        let operation = match deletions.is_empty() {
+            true => Ok(lit(UPDATE)),
+            false => when(col(ACTION).in_list(deletions, false), lit(DELETE)).otherwise(lit(UPDATE)),
+        };
+        columns.push(operation.map_err(Error::from_datafusion)?.alias(OPERATION_COLUMN));
+        let plan = built(rows.filter(col(ACTION).not_eq(lit(KEEP))).and_then(|b| b.project(columns)))?;
+        let updates = self.clauses().any(|(_, action)| matches!(action, MergeAction::Update(_)));
+        let delta = delta(self.table, &open.iter().collect::<Vec<_>>(), &deletes, vectors)?;
+        self.change.added.extend(self.write.delta_files(self.table, plan, delta, updates).await?);
+        Ok(())
+    }
+
+    /// Source rows without a match.
+    async fn insert(&mut self) -> Result<()> {
+        let name = self.table.ident().to_string();
+        let source = built(Ok(self.merge.source_rows()?))?;
+        // The target is the build side, so that each source row is judged once wherever it is.
+        let rows = self
+            .target(None, Places::None, true)?
+            .join_on(source, JoinType::RightAnti, [self.merge.on.clone()])
+            .map_err(Error::from_datafusion)?;
+        let action = first_of(self.merge.inserted.iter().map(|c| &c.condition), 0)?;
+        let mut exprs: Vec<Expr> = rows.schema().columns().into_iter().map(Expr::Column).collect();
+        exprs.push(action.alias(ACTION));
+        let rows = rows.project(exprs).and_then(|b| b.filter(col(ACTION).not_eq(lit(KEEP)))).map_err(Error::from_datafusion)?;
+        let mut columns = Vec::new();
+        for field in self.table.schema().fields() {
+            let mut values = Vec::with_capacity(self.merge.inserted.len());
+            for insertion in &self.merge.inserted {
+                let assigned = insertion.values.iter().find(|v| v.column == *field.name());
+                let value = match assigned {
+                    Some(assigned) => assigned.value.clone(),
+                    None if field.is_nullable() => lit(ScalarValue::Null),
+                    None => {
+                        return Err(Error::new(
+                            ErrorCode::SchemaMismatch,
+                            format!("column '{}' of table {name} is required (NOT NULL) but INSERT gives it no value", field.name()),
+                        ));
+                    }
+                };
+                values.push(fit(value, rows.schema(), field, &name, Casting::Checked)?);
+            }
+            let mut values = values.into_iter();
+            let first = values.next().unwrap_or_else(|| lit(ScalarValue::Null));
+            let value = match values.len() {
+                0 => Ok(first),
+                _ => {
+                    let mut whens = case(col(ACTION)).when(lit(1_i32), first);
+                    for (number, value) in (2_i32..).zip(values) {
+                        whens = whens.when(lit(number), value);
+                    }
+                    whens.end()
+                }
+            };
+            let value = value.map_err(Error::from_datafusion)?;
+            columns.push(value.alias(field.name()));
+        }
+        let plan = built(rows.project(columns))?;
+        let added = self.write.data_files(self.table, plan, true).await?;
+        self.change.rows += added.iter().map(|file| file.record_count).sum::<u64>();
+        self.change.added.extend(added);
+        Ok(())
+    }
+}
+
+/// From the equalities of ON: bounds of the target's keys, so that files without a match are not read. Nothing for a
+/// table of one file.
+async fn key_range(write: &Write<'_>, table: &Table, merge: &Merge) -> Result<Vec<Expr>> {
+    if merge.matched.is_empty() && merge.inserted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let judged = judge(write, table, &lit(true)).await?;
+    if judged.files().count() < 2 {
+        return Ok(Vec::new());
+    }
+    let of = |e: &Expr, alias: &TableReference| e.column_refs().iter().all(|c| c.relation.as_ref() == Some(alias));
+    let mut keys = Vec::new();
+    for term in split_conjunction(&merge.on) {
+        let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = term else { continue };
+        for (key, value) in [(left, right), (right, left)] {
+            let (Expr::Column(column), false) = (key.as_ref(), value.column_refs().is_empty()) else { continue };
+            if column.relation.as_ref() != Some(&merge.target) || !of(value, &merge.source) {
+                continue;
+            }
+            let source = merge.source_rows()?;
+            let from = value.get_type(source.schema()).map_err(Error::from_datafusion)?;
+            let field = table.schema().field_with_name(&column.name).ok();
+            // Only where both sides compare as they are: a cast could reorder.
+            if field.is_some_and(|f| f.data_type() == &from) && !from.is_floating() && !from.is_nested() {
+                keys.push((key.as_ref().clone(), value.as_ref().clone()));
+            }
+        }
+    }
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let bounds = keys.iter().enumerate().flat_map(|(i, (_, value))| {
+        [min(value.clone()).alias(format!("low{i}")), max(value.clone()).alias(format!("high{i}"))]
+    });
+    let plan = built(merge.source_rows()?.aggregate(Vec::<Expr>::new(), bounds.collect::<Vec<_>>()))?;
+    let mut stream = write.executor.execute_logical(plan).await?;
+    let mut range = Vec::new();
+    while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        for (i, (key, _)) in keys.iter().enumerate() {
+            let value = |at: usize| ScalarValue::try_from_array(batch.column(at), 0).map_err(Error::from_datafusion);
+            range.push(key.clone().gt_eq(lit(value(2 * i)?)).and(key.clone().lt_eq(lit(value(2 * i + 1)?))));
+        }
+    }
+    Ok(range)
+}
+
+/// Whether running a plan again may give other rows.
+fn is_volatile(plan: &LogicalPlan) -> Result<bool> {
+    let mut volatile = false;
+    plan.apply_with_subqueries(|node| {
+        volatile |= node.expressions().iter().any(Expr::is_volatile);
+        Ok(if volatile { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })
+    .map_err(Error::from_datafusion)?;
+    Ok(volatile)
+}
+
+/// Runs a source once and keeps its rows.
+async fn hold(write: &Write<'_>, plan: LogicalPlan) -> Result<LogicalPlan> {
+    let mut stream = write.executor.execute_logical(plan).await?;
+    let schema = stream.schema();
+    let mut batches = Vec::new();
+    let mut bytes = 0;
+    while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
+        bytes += batch.get_array_memory_size();
+        if bytes > HELD_SOURCE_BYTES {
+            return Err(Error::new(
+                ErrorCode::SqlUnsupported,
+                format!(
+                    "the source of MERGE has random values and is larger than {} MiB; write it to a table first",
+                    HELD_SOURCE_BYTES >> 20
+                ),
+            ));
+        }
+        batches.push(batch);
+    }
+    let table = MemTable::try_new(schema, vec![batches]).map_err(Error::from_datafusion)?;
+    built(LogicalPlanBuilder::scan("held", provider_as_source(Arc::new(table)), None))
+}
+
+fn built(builder: datafusion::common::Result<LogicalPlanBuilder>) -> Result<LogicalPlan> {
+    builder.and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)
+}
