@@ -2,9 +2,11 @@
 //! that speaks Iceberg's REST protocol (`rest`).
 
 mod create;
+mod register;
 mod rest;
 mod sql;
 mod swap;
+mod views;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use rest::RestCatalog;
 pub use rest::RestOptions;
 use sql::{SqlCatalog, SqlOptions};
 pub use swap::TableCommit;
+pub use views::ViewDefinition;
 pub(crate) use swap::Swap;
 
 /// How long a server may take to let us in, where nothing else is said.

@@ -71,12 +71,16 @@ impl Runner<'_> {
                 return Err(namespace_not_found(&namespace));
             }
             let tables = catalog.list_tables(&namespace).await?;
-            if !tables.is_empty() && !cascade {
-                let names: Vec<&str> = tables.iter().take(3).map(|table| table.name()).collect();
+            let views = catalog.list_views(&namespace).await?;
+            if !(tables.is_empty() && views.is_empty()) && !cascade {
+                let names: Vec<&str> = tables.iter().chain(&views).take(3).map(|table| table.name()).collect();
                 return Err(Error::new(
                     ErrorCode::NamespaceNotEmpty,
-                    format!("namespace {namespace} holds {} tables ({} …)", tables.len(), names.join(", ")),
+                    format!("namespace {namespace} holds {} tables and views ({} …)", tables.len() + views.len(), names.join(", ")),
                 ));
+            }
+            for view in views {
+                catalog.drop_view(&view).await?;
             }
             for table in tables {
                 catalog.drop_table(&table, false).await?;

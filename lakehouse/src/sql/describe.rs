@@ -9,11 +9,14 @@ use iceberg::spec::{NestedFieldRef, PrimitiveType, SortDirection, Transform, Typ
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::catalog::load_table;
+use super::catalog::{find_table, load_table, table_not_found};
 use super::ddl::text_batch;
 use super::names::{ident_of, part_value};
+use super::views::find_view;
 use super::{Runner, StatementResult, rows, type_name};
+use crate::catalog::ViewDefinition;
 use crate::table::Table;
+use crate::table::arrow_schema::DOC_KEY;
 
 /// Name, type and comment of one line.
 type Line = (String, String, String);
@@ -34,7 +37,16 @@ impl Runner<'_> {
                 let line = |f: &datafusion::arrow::datatypes::FieldRef| (f.name().clone(), type_name(f.data_type()), String::new());
                 provider.schema().fields().iter().map(line).collect()
             }
-            None => table_lines(&load_table(self.lakehouse, &ident_of(self.ctx, name)?).await?, extended),
+            None => {
+                let ident = ident_of(self.ctx, name)?;
+                match find_table(self.lakehouse, &ident).await? {
+                    Some(table) => table_lines(&table, extended),
+                    None => match find_view(self.lakehouse, &ident).await? {
+                        Some(view) => view_lines(&view, &ident.to_string(), extended),
+                        None => return Err(table_not_found(self.lakehouse, &ident).await),
+                    },
+                }
+            }
         };
         let column = |pick: fn(&Line) -> &String| lines.iter().map(|line| pick(line).clone()).collect();
         rows(text_batch(&[
@@ -45,7 +57,13 @@ impl Runner<'_> {
     }
 
     pub(super) async fn show_create_table(&self, name: &ObjectName) -> Result<StatementResult> {
-        let table = load_table(self.lakehouse, &ident_of(self.ctx, name)?).await?;
+        let ident = ident_of(self.ctx, name)?;
+        if let Some(view) = find_view(self.lakehouse, &ident).await? {
+            let columns: Vec<String> = view.schema.fields().iter().map(|field| quoted(field.name())).collect();
+            let text = format!("CREATE VIEW {ident} ({})\nAS {}", columns.join(", "), view.sql);
+            return rows(text_batch(&[("createtab_stmt", vec![text])])?);
+        }
+        let table = load_table(self.lakehouse, &ident).await?;
         rows(text_batch(&[("createtab_stmt", vec![create_statement(&table)])])?)
     }
 
@@ -109,6 +127,23 @@ fn table_lines(table: &Table, extended: bool) -> Vec<Line> {
         lines.push(detail("Location", table.location().to_owned()));
         lines.push(detail("Provider", "iceberg".to_owned()));
         lines.push(detail("Table Properties", format!("[{}]", properties.join(","))));
+    }
+    lines
+}
+
+fn view_lines(view: &ViewDefinition, name: &str, extended: bool) -> Vec<Line> {
+    let comment = |field: &datafusion::arrow::datatypes::FieldRef| field.metadata().get(DOC_KEY).cloned().unwrap_or_default();
+    let mut lines: Vec<Line> =
+        view.schema.fields().iter().map(|f| (f.name().clone(), type_name(f.data_type()), comment(f))).collect();
+    if extended {
+        let detail = |name: &str, value: String| (name.to_owned(), value, String::new());
+        lines.push(detail("", String::new()));
+        lines.push(detail("# Detailed View Information", String::new()));
+        lines.push(detail("Name", name.to_owned()));
+        lines.push(detail("Type", "VIEW".to_owned()));
+        lines.push(detail("View Text", view.sql.clone()));
+        let pairs: Vec<String> = view.properties.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        lines.push(detail("View Properties", format!("[{}]", pairs.join(","))));
     }
     lines
 }

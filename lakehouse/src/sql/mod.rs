@@ -2,7 +2,7 @@
 //! their query parts run by the executor and their commits done here.
 //!
 //! Path of a statement: `statement` (split, parse) with `time_travel` and `letter_case` (rewriting of tokens) →
-//! `ddl`, `changes` (INSERT, UPDATE, DELETE) or DataFusion's planner over `catalog`.
+//! `ddl`, `changes` (INSERT, UPDATE, DELETE), `merge` or DataFusion's planner over `catalog`.
 
 mod call;
 mod alter;
@@ -14,6 +14,7 @@ mod create_table;
 mod ddl;
 mod describe;
 mod letter_case;
+mod merge;
 mod metadata_tables;
 mod names;
 mod refs;
@@ -22,6 +23,7 @@ mod statement;
 mod terms;
 mod time_travel;
 mod types;
+mod views;
 mod words;
 
 use datafusion::arrow::array::RecordBatch;
@@ -136,6 +138,9 @@ impl Runner<'_> {
             ParsedStatement::DropNamespace { names, if_exists, cascade } => {
                 self.drop_namespaces(&names, if_exists, cascade).await
             }
+            ParsedStatement::CreateView(create) => self.create_view(*create).await,
+            ParsedStatement::DropView { names, if_exists } => self.drop_views(&names, if_exists).await,
+            ParsedStatement::ShowViews { namespace } => self.show_views(namespace.as_ref()).await,
             ParsedStatement::AlterTable(alter) => self.alter_table(*alter).await,
             ParsedStatement::ShowNamespaces => self.show_namespaces().await,
             ParsedStatement::ShowTables { namespace } => self.show_tables(namespace.as_ref()).await,
@@ -146,7 +151,7 @@ impl Runner<'_> {
             ParsedStatement::Insert(insert) => self.insert(*insert).await,
             ParsedStatement::Delete(delete) => self.delete(*delete).await,
             ParsedStatement::Update(update) => self.update(*update).await,
-            ParsedStatement::Merge => Err(unsupported("MERGE INTO")),
+            ParsedStatement::Merge(merge) => self.merge(*merge).await,
             ParsedStatement::Call(call) => self.call(*call).await,
             ParsedStatement::DataFusion(statement) => self.datafusion(*statement).await,
         }

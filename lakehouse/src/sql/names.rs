@@ -22,6 +22,7 @@ use super::letter_case::MixedCase;
 use super::metadata_tables::MetadataKind;
 use super::statement::{ParsedStatement, parse_statement};
 use super::time_travel::{VERSION_MARK, resolve_marker, rewrite_time_travel};
+use super::views::{expand_views, find_view};
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
 
@@ -51,6 +52,12 @@ pub async fn prepare(
             for field in table.schema().fields() {
                 mixed.add(field.name());
             }
+        } else if let Some(ident) = lakehouse_ident(ctx, &reference)
+            && let Some(view) = find_view(lakehouse, &ident).await?
+        {
+            for field in view.schema.fields() {
+                mixed.add(field.name());
+            }
         }
     }
     if mixed.apply(&mut tokens) {
@@ -67,18 +74,23 @@ pub async fn plan(ctx: &SessionContext, lakehouse: &Lakehouse, mut statement: Df
     match state.statement_to_plan(statement.clone()).await {
         Ok(plan) => Ok(plan),
         Err(error) => {
-            // The planner only says "not found": say what is there.
-            let missing = error.strip_backtrace().contains("not found");
+            // The planner only says "not found": it may be a view; if not, say what is there.
+            if !error.strip_backtrace().contains("not found") {
+                return Err(Error::from_datafusion(error));
+            }
+            let mut missing = Vec::new();
             for reference in state.resolve_table_references(&statement).unwrap_or_default() {
-                if missing
-                    && !state.table_functions().contains_key(reference.table())
-                    && let Some(ident) = lakehouse_ident(ctx, &reference)
-                    && !exists(ctx, &reference).await
-                {
-                    return Err(table_not_found(lakehouse, &ident).await);
+                if !state.table_functions().contains_key(reference.table()) && !exists(ctx, &reference).await {
+                    missing.push(reference);
                 }
             }
-            Err(Error::from_datafusion(error))
+            if expand_views(ctx, lakehouse, &mut statement, &missing).await? {
+                return Box::pin(plan(ctx, lakehouse, statement)).await;
+            }
+            match missing.iter().find_map(|reference| lakehouse_ident(ctx, reference)) {
+                Some(ident) => Err(table_not_found(lakehouse, &ident).await),
+                None => Err(Error::from_datafusion(error)),
+            }
         }
     }
 }
@@ -140,10 +152,19 @@ fn references(ctx: &SessionContext, statement: &ParsedStatement) -> Vec<TableRef
         ParsedStatement::Insert(insert) => wrap(SqlStatement::Insert(insert.as_ref().clone())),
         ParsedStatement::Delete(delete) => wrap(SqlStatement::Delete(delete.as_ref().clone())),
         ParsedStatement::Update(update) => wrap(SqlStatement::Update(update.as_ref().clone())),
+        ParsedStatement::Merge(merge) => {
+            let query = super::merge::as_query(merge);
+            let state = ctx.state();
+            match state.sql_to_statement(&query, &state.config_options().sql_parser.dialect) {
+                Ok(statement) => statement,
+                Err(_) => return Vec::new(),
+            }
+        }
         ParsedStatement::CreateTable(create) => match &create.query {
             Some(query) => wrap(SqlStatement::Query(query.clone())),
             None => return Vec::new(),
         },
+        ParsedStatement::CreateView(create) => wrap(SqlStatement::Query(create.query.clone())),
         _ => return Vec::new(),
     };
     ctx.state().resolve_table_references(&sql).unwrap_or_default()

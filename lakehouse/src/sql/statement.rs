@@ -15,6 +15,8 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use super::call::{CallStatement, parse_call};
 use super::alter_parse::{AlterTable, parse_alter_table};
 use super::create_table::{CreateMode, CreateTableStatement, parse_create_table};
+use super::merge::{MergeStatement, parse_merge};
+use super::views::{CreateView, parse_create_view};
 use super::words;
 
 /// Nesting allowed in one expression: the parser is recursive, so that a hostile text must not exhaust the stack.
@@ -25,6 +27,9 @@ const RECURSION_LIMIT: usize = 128;
 pub enum ParsedStatement {
     CreateTable(Box<CreateTableStatement>),
     DropTable { names: Vec<ObjectName>, if_exists: bool, purge: bool },
+    CreateView(Box<CreateView>),
+    DropView { names: Vec<ObjectName>, if_exists: bool },
+    ShowViews { namespace: Option<ObjectName> },
     CreateNamespace { name: ObjectName, if_not_exists: bool },
     AlterTable(Box<AlterTable>),
     DropNamespace { names: Vec<ObjectName>, if_exists: bool, cascade: bool },
@@ -37,7 +42,7 @@ pub enum ParsedStatement {
     Insert(Box<Insert>),
     Delete(Box<Delete>),
     Update(Box<Update>),
-    Merge,
+    Merge(Box<MergeStatement>),
     Call(Box<CallStatement>),
     /// Everything that DataFusion plans: queries, EXPLAIN, SET, CREATE EXTERNAL TABLE, views, COPY.
     DataFusion(Box<DfStatement>),
@@ -107,6 +112,9 @@ pub fn split_text(sql: &str) -> Result<Vec<String>> {
 pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<ParsedStatement> {
     let word = |i: usize| tokens.get(i).map_or(Keyword::NoKeyword, |t| keyword_of(&t.token));
     let text = |i: usize| tokens.get(i).map(|t| t.token.to_string().to_ascii_uppercase()).unwrap_or_default();
+    if let Some(merge) = parse_merge(&tokens, dialect) {
+        return Ok(ParsedStatement::Merge(Box::new(merge?)));
+    }
     match word(0) {
         Keyword::CREATE => {
             let replace = word(1) == Keyword::OR && word(2) == Keyword::REPLACE;
@@ -117,6 +125,10 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
                 let statement = parse_create_table(&mut parser, mode)?;
                 expect_end(&parser)?;
                 return Ok(ParsedStatement::CreateTable(Box::new(statement)));
+            }
+            if word(at) == Keyword::VIEW {
+                let mut parser = parser(dialect, tokens[at + 1..].to_vec());
+                return Ok(ParsedStatement::CreateView(Box::new(parse_create_view(&mut parser, replace)?)));
             }
             if is_namespace_word(&text(at)) && !replace {
                 let mut parser = parser(dialect, tokens[at + 1..].to_vec());
@@ -139,7 +151,7 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
         }
         Keyword::DROP => {
             let kind = text(1);
-            if word(1) == Keyword::TABLE || is_namespace_word(&kind) {
+            if matches!(word(1), Keyword::TABLE | Keyword::VIEW) || is_namespace_word(&kind) {
                 let mut parser = parser(dialect, tokens[2..].to_vec());
                 let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
                 let names = parser
@@ -148,6 +160,9 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
                 let purge = parser.parse_keyword(Keyword::PURGE);
                 let cascade = !parser.parse_keyword(Keyword::RESTRICT) && parser.parse_keyword(Keyword::CASCADE);
                 expect_end(&parser)?;
+                if word(1) == Keyword::VIEW {
+                    return Ok(ParsedStatement::DropView { names, if_exists });
+                }
                 return Ok(if word(1) == Keyword::TABLE {
                     ParsedStatement::DropTable { names, if_exists, purge }
                 } else {
@@ -174,7 +189,7 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
                 expect_end(&parser)?;
                 return Ok(ParsedStatement::ShowProperties { name, key });
             }
-            "TABLES" => {
+            kind @ ("TABLES" | "VIEWS") => {
                 let namespace = if matches!(word(2), Keyword::IN | Keyword::FROM) {
                     let mut parser = parser(dialect, tokens[3..].to_vec());
                     let name = parser.parse_object_name(false).map_err(parse_error)?;
@@ -183,8 +198,11 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
                 } else if tokens.len() == 2 {
                     None
                 } else {
-                    return Err(syntax_error("SHOW TABLES takes only IN <namespace>"));
+                    return Err(syntax_error(&format!("SHOW {kind} takes only IN <namespace>")));
                 };
+                if kind == "VIEWS" {
+                    return Ok(ParsedStatement::ShowViews { namespace });
+                }
                 return Ok(ParsedStatement::ShowTables { namespace });
             }
             _ => {}
@@ -233,7 +251,6 @@ fn classify(statement: DfStatement) -> ParsedStatement {
             SqlStatement::Insert(insert) => ParsedStatement::Insert(Box::new(insert)),
             SqlStatement::Delete(delete) => ParsedStatement::Delete(Box::new(delete)),
             SqlStatement::Update(update) => ParsedStatement::Update(Box::new(update)),
-            SqlStatement::Merge(_) => ParsedStatement::Merge,
             SqlStatement::Drop { object_type: ObjectType::Table, names, if_exists, purge, .. } => {
                 ParsedStatement::DropTable { names, if_exists, purge }
             }

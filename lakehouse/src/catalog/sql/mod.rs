@@ -6,6 +6,7 @@
 mod namespaces;
 pub(super) mod pool;
 mod swap;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
