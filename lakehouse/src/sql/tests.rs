@@ -122,7 +122,7 @@ async fn insert_read_time_travel_and_metadata_tables() {
     assert_eq!(f.values("SELECT sum(record_count) FROM chain.demo.events.partitions").await, "3");
     assert_eq!(f.values("SELECT operation FROM \"events$snapshots\" LIMIT 1").await, "append");
     assert_eq!(f.values("SHOW TABLES").await, "demo|events|false");
-    assert!(f.values("DESCRIBE events").await.contains("Part 0|day(ts)"));
+    assert!(f.values("DESCRIBE events").await.contains("Part 0|days(ts)"));
 }
 
 #[tokio::test]
