@@ -39,6 +39,7 @@ impl Lakehouse {
             name: config.get(&keys::CATALOG_NAME),
             uri: config.get(&keys::CATALOG_URI),
             busy_timeout: config.get(&keys::CATALOG_BUSY_TIMEOUT),
+            connect_timeout: config.get(&keys::CATALOG_CONNECT_TIMEOUT),
             connections_max: CATALOG_CONNECTIONS_MAX,
             warehouse: config.get(&keys::CATALOG_WAREHOUSE),
         };

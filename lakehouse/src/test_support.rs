@@ -25,6 +25,7 @@ impl TestLakehouse {
             name: "test".to_owned(),
             uri: format!("sqlite:///{path}/catalog.db"),
             busy_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
             connections_max: 8,
             warehouse: format!("{path}/warehouse"),
         };

@@ -28,9 +28,6 @@ pub use swap::TableCommit;
 pub use views::ViewDefinition;
 pub(crate) use swap::Swap;
 
-/// How long a server may take to let us in, where nothing else is said.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How to reach the catalog.
 #[derive(Debug, Clone)]
 pub struct CatalogOptions {
@@ -40,6 +37,8 @@ pub struct CatalogOptions {
     pub uri: String,
     /// How long a statement waits for another writer's lock, and a caller for a connection.
     pub busy_timeout: Duration,
+    /// How long a server may take to answer the first time.
+    pub connect_timeout: Duration,
     /// Connections at most.
     pub connections_max: u32,
     /// Base URI of tables that name no location.
@@ -73,7 +72,7 @@ impl Catalog {
             name: options.name.clone(),
             uri: options.uri.clone(),
             busy_timeout: options.busy_timeout,
-            connect_timeout: CONNECT_TIMEOUT,
+            connect_timeout: options.connect_timeout,
             connections_max: options.connections_max,
         };
         let backend = Backend::Sql(SqlCatalog::open(&sql).await?);

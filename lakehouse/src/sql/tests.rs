@@ -32,6 +32,7 @@ impl Fixture {
             name: "chain".to_string(),
             uri: format!("sqlite:///{path}/catalog.db"),
             busy_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(10),
             connections_max: 4,
             warehouse: format!("{path}/warehouse"),
         };

@@ -7,6 +7,7 @@ mod commit;
 mod difference;
 mod http;
 mod namespaces;
+mod register;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
