@@ -1,7 +1,8 @@
-//! `bronze_ingestion`: files of others (CSV, JSON lines, Avro, Parquet) into bronze tables of their own, each file once.
+//! `bronze_ingestion`: files of others (CSV, JSON lines, Avro, Parquet) into bronze tables, each file once.
 //!
-//! Every row carries `source_file` and `source_row` (from 1, in the file's order). A file is recognised by name and size: loading it again
-//! finds its commit and writes nothing.
+//! Every row carries `source_file` and `source_row` (from 1, in the file's order); in a topic's bronze table, whose rows have Kafka positions,
+//! `file:NAME` stands for the topic and the row for the offset, so that the later layers treat both alike. A file is recognised by name and
+//! size: loading it again finds its commit and writes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,11 @@ use arrow::datatypes::{DataType, Field, Schema};
 use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::dml::{WriteMode, WriteOptions, write_dataframe};
-use chainalytics_lakehouse::{CreateTable, TableIdent};
+use chainalytics_lakehouse::{CommitOptions, CreateTable, Table, TableChange, TableIdent, Transaction};
+use chainalytics_streaming::batch::{OFFSETS_PROPERTY, PartitionEnds, merge_property};
+use chainalytics_streaming::topics::{lineage, platform_topics};
 use clap::{Parser, ValueEnum};
+use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::functions::core::expr_fn::nullif;
@@ -108,6 +112,14 @@ async fn load(context: &JobContext, ident: &TableIdent, path: &Path, format: For
     let frame = read(&file_context(session.ctx()), path, format, null_value).await?;
     let frame = with_lineage(frame, path, session.run().run_id().unwrap_or_default())?;
     let catalog = session.lakehouse().catalog();
+    let frame = match catalog.find_table(ident).await? {
+        Some(table) => {
+            let frame = if table.schema().field_with_name(lineage::OFFSET).is_ok() { with_position(frame, path)? } else { frame };
+            keep_progress_told(context, &table).await?;
+            fitted(frame, &table, path)?
+        }
+        None => frame,
+    };
     if !catalog.table_exists(ident).await? {
         let schema = std::sync::Arc::new(frame.schema().as_arrow().clone());
         let create = CreateTable::new(ident.clone(), schema).with_property("write.parquet.compression-codec", "snappy");
@@ -191,6 +203,49 @@ fn with_lineage(frame: DataFrame, path: &Path, run_id: &str) -> Result<DataFrame
         .and_then(|f| f.with_column("ingestion_run_id", lit(run_id)))
         .map_err(fail)?;
     Ok(numbered)
+}
+
+/// A file beside a topic in one bronze table: its name takes the place of the topic, its rows are the offsets.
+fn with_position(frame: DataFrame, path: &Path) -> Result<DataFrame> {
+    let now = ScalarValue::TimestampMicrosecond(Some(crate::now_micros()), Some("UTC".into()));
+    frame
+        .with_column(lineage::TOPIC, lit(format!("file:{}", name_of(path))))
+        .and_then(|f| f.with_column(lineage::PARTITION, lit(0_i32)))
+        .and_then(|f| f.with_column(lineage::OFFSET, col("source_row") - lit(1_i64)))
+        .and_then(|f| f.with_column(lineage::BATCH_ID, lit(0_i64)))
+        .and_then(|f| f.with_column(lineage::INGESTED_AT, lit(now)))
+        .map_err(Error::from_datafusion)
+}
+
+/// Columns as the table has them. What a file has beyond them is refused, its lineage left out: the position tells as much.
+fn fitted(frame: DataFrame, table: &Table, path: &Path) -> Result<DataFrame> {
+    let mut columns = Vec::new();
+    for field in frame.schema().fields() {
+        let column = col(datafusion::common::Column::new_unqualified(field.name()));
+        match table.schema().fields().iter().find(|f| f.name().eq_ignore_ascii_case(field.name())) {
+            Some(wanted) if wanted.data_type() == field.data_type() => columns.push(column.alias(wanted.name())),
+            Some(wanted) => columns.push(cast(column, wanted.data_type().clone()).alias(wanted.name())),
+            None if matches!(field.name().as_str(), "source_file" | "source_row" | "ingestion_run_id") => {}
+            None => {
+                let message = format!("{} has the column {}, which table {} does not have", path.display(), field.name(), table.ident());
+                return Err(Error::new(ErrorCode::SchemaMismatch, message));
+            }
+        }
+    }
+    frame.select(columns).map_err(Error::from_datafusion)
+}
+
+/// A stream refuses a table with rows that does not tell how far its topic was read. One that was never fed is to be read from the start.
+async fn keep_progress_told(context: &JobContext, table: &Table) -> Result<()> {
+    let Some(definition) = platform_topics().into_iter().find(|d| d.table == table.ident().name()) else { return Ok(()) };
+    if table.row_count() != Some(0) || table.property(OFFSETS_PROPERTY).is_some() {
+        return Ok(());
+    }
+    let told = merge_property(None, &definition.topic, PartitionEnds::default())
+        .map_err(|e| Error::new(ErrorCode::ProgressLost, format!("table {}: {e}", table.ident())))?;
+    let change = TableChange::metadata(table.ident().clone()).set_property(OFFSETS_PROPERTY, told);
+    Transaction::new(context.session().lakehouse()).add(change).commit(CommitOptions::default()).await?;
+    Ok(())
 }
 
 fn list(path: &Path, format: Option<Format>) -> Result<Vec<(PathBuf, Format)>> {
