@@ -38,6 +38,14 @@ impl Binary {
         Ok(Self { path, data_dir: data_dir.to_owned() })
     }
 
+    /// The same binary with a data directory of its own below this one: an empty catalog.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn apart(&self, name: &str) -> Result<Self> {
+        Self::new(Some(self.path.clone()), &self.data_dir.join(name))
+    }
+
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
@@ -86,8 +94,10 @@ impl Binary {
 /// A running cluster, stopped when dropped.
 pub struct Cluster {
     binary: Binary,
-    /// Its processes.
-    pub pids: Vec<u32>,
+    /// Role and pid of each process.
+    services: Vec<(String, u32)>,
+    /// Address of its Kafka.
+    pub kafka: String,
 }
 
 impl Cluster {
@@ -101,8 +111,21 @@ impl Cluster {
         args.extend(more.iter().map(String::as_str));
         let text = binary.run(&args)?;
         let status: Value = serde_json::from_str(&text).map_err(|e| format!("cannot read the cluster's state: {e}"))?;
-        let pids = status["services"].as_array().into_iter().flatten().filter_map(|s| u32::try_from(s["pid"].as_u64()?).ok()).collect();
-        Ok(Self { binary: binary.clone(), pids })
+        let service = |s: &Value| Some((s["role"].as_str()?.to_owned(), u32::try_from(s["pid"].as_u64()?).ok()?));
+        let services = status["services"].as_array().into_iter().flatten().filter_map(service).collect();
+        Ok(Self { binary: binary.clone(), services, kafka: status["urls"]["kafka"].as_str().unwrap_or_default().to_owned() })
+    }
+
+    /// All processes but the broker.
+    #[must_use]
+    pub fn engine(&self) -> Vec<u32> {
+        self.services.iter().filter(|(role, _)| role != "broker").map(|(_, pid)| *pid).collect()
+    }
+
+    /// The embedded broker, if there is one.
+    #[must_use]
+    pub fn broker(&self) -> Vec<u32> {
+        self.services.iter().filter(|(role, _)| role == "broker").map(|(_, pid)| *pid).collect()
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Sampler {
 
 struct Shared {
     roots: Vec<u32>,
+    /// Its children are watched, it itself is not.
+    parent: Option<u32>,
     ended: AtomicBool,
     state: Mutex<State>,
 }
@@ -50,7 +52,17 @@ impl Sampler {
     /// Watches `roots` (those that run already), this process's children, and all their descendants.
     #[must_use]
     pub fn start(roots: Vec<u32>) -> Self {
-        let shared = Arc::new(Shared { roots, ended: AtomicBool::new(false), state: Mutex::default() });
+        Self::new(roots, Some(std::process::id()))
+    }
+
+    /// Watches `roots` and their descendants only.
+    #[must_use]
+    pub fn watch(roots: Vec<u32>) -> Self {
+        Self::new(roots, None)
+    }
+
+    fn new(roots: Vec<u32>, parent: Option<u32>) -> Self {
+        let shared = Arc::new(Shared { roots, parent, ended: AtomicBool::new(false), state: Mutex::default() });
         // What the roots did before does not count.
         shared.sample(true);
         let watched = Arc::clone(&shared);
@@ -80,12 +92,11 @@ impl Sampler {
 impl Shared {
     fn sample(&self, first: bool) {
         let all = processes();
-        let own = std::process::id();
         let mut wanted: BTreeSet<u32> = self.roots.iter().copied().collect();
         loop {
             let more: Vec<u32> = all
                 .iter()
-                .filter(|(pid, p)| !wanted.contains(pid) && (wanted.contains(&p.parent) || p.parent == own))
+                .filter(|(pid, p)| !wanted.contains(pid) && (wanted.contains(&p.parent) || Some(p.parent) == self.parent))
                 .map(|(pid, _)| *pid)
                 .collect();
             if more.is_empty() {

@@ -12,6 +12,9 @@ use crate::process::Binary;
 /// The eight tables, large ones first.
 pub const TABLES: [&str; 8] = ["lineitem", "orders", "partsupp", "customer", "part", "supplier", "nation", "region"];
 
+/// Columns of the queries' results that are floating point: averages, and quotients with a literal.
+pub const FLOAT_COLUMNS: [&str; 5] = ["avg_qty", "avg_price", "avg_disc", "promo_revenue", "avg_yearly"];
+
 /// Number of queries.
 pub const QUERIES: usize = 22;
 
@@ -84,10 +87,8 @@ pub fn load(binary: &Binary, source: &Path, more: &[String]) -> Result<f64> {
     Ok(binary.script(&statements, more)?.iter().map(|t| t.seconds).sum())
 }
 
-/// Statements that hide the lakehouse's tables behind plain Parquet tables over the very same data files.
-///
-/// # Errors
-/// If a table has no folder of data files.
+/// Statements that declare plain Parquet tables over the lakehouse's data files, for a catalog that does not have these names yet.
+#[must_use]
 pub fn plain_tables(folders: &[(String, PathBuf)]) -> Vec<String> {
     folders
         .iter()
