@@ -153,6 +153,7 @@ keys! {
     QUERY_SHUFFLE_PARTITIONS: usize = "query.shuffle-partitions", "3", false, "Partitions of scans and shuffles on a cluster; best a multiple of its cores.";
     QUERY_BATCH_SIZE: usize = "query.batch-size", "8192", false, "Rows of a record batch.";
     QUERY_PARQUET_PUSHDOWN: bool = "query.parquet-filter-pushdown", "false", false, "Evaluate filters inside the Parquet reader.";
+    QUERY_PUSH_DOWN_SEMI_JOINS: bool = "query.push-down-semi-joins", "true", false, "Evaluate `k IN (SELECT k ... GROUP BY k HAVING ...)` at the table of k, below joins.";
     QUERY_MAX_ATTEMPTS: u32 = "query.max-attempts", "5", false, "How often a query is run when executors are lost meanwhile.";
     QUERY_TIMEOUT: Duration = "query.timeout", "0s", false, "Longest time of a query; 0s is without limit.";
     QUERY_SPOOL_MEMORY: ByteSize = "query.spool-memory", "64MiB", false, "Result rows kept in memory until the result is known to be valid; more goes to disk.";

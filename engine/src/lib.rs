@@ -9,6 +9,7 @@ pub mod functions;
 pub mod memtable;
 pub mod options;
 mod planner;
+mod semi_join;
 mod session;
 mod uniform_leaves;
 

@@ -23,6 +23,7 @@ use crate::codec::{ChainLogicalCodec, ChainPhysicalCodec};
 use crate::functions;
 use crate::options::{self, Place};
 use crate::planner::ChainQueryPlanner;
+use crate::semi_join::PushDownSemiJoin;
 
 /// Makes the scheduler's session for one query; the type of `ballista_scheduler::SessionBuilder`.
 pub type SessionBuilder = Arc<dyn Fn(SessionConfig) -> datafusion::common::Result<SessionState> + Send + Sync>;
@@ -152,13 +153,17 @@ impl Engine {
 
 impl Engine {
     fn state(&self, options: SessionConfig, runtime: Arc<RuntimeEnv>, planner: Arc<dyn QueryPlanner + Send + Sync>) -> SessionState {
+        // `NOT IN` as a join that distributes; good in one process too, and the results stay the same.
+        let mut rules = ballista_default_optimizer_rules();
+        if self.config.get(&keys::QUERY_PUSH_DOWN_SEMI_JOINS) {
+            rules.push(Arc::new(PushDownSemiJoin));
+        }
         let builder = SessionStateBuilder::new()
             .with_config(options)
             .with_runtime_env(runtime)
             .with_default_features()
             .with_query_planner(planner)
-            // `NOT IN` as a join that distributes; good in one process too, and the results stay the same.
-            .with_optimizer_rules(ballista_default_optimizer_rules());
+            .with_optimizer_rules(rules);
         functions::register(builder).build()
     }
 
