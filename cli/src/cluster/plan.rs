@@ -87,6 +87,13 @@ impl Plan {
         if !context.is_set("executor.cores") {
             settings.push(("executor.cores", core_share(options.executors).to_string()));
         }
+        // All executors share this machine's cores and disk: more partitions than cores only cost, and so does compressing what never leaves it.
+        if !context.is_set("query.shuffle-partitions") {
+            settings.push(("query.shuffle-partitions", core_share(1).max(2).to_string()));
+        }
+        if !context.is_set("ballista.shuffle.compression.codec") {
+            settings.push(("ballista.shuffle.compression.codec", "none".to_owned()));
+        }
         let config_toml = context.config_toml(&settings)?;
 
         let paths = Paths::new(context.data_dir());
@@ -173,8 +180,7 @@ fn check(service: &str, port: &Port) -> CliResult<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Error::new(
             ErrorCode::PortInUse,
             format!(
-                "port {} on {} for the {service} ({}) is in use; stop whoever listens there, set another port with --conf {}=PORT, or move all ports with \
-                 --port-offset N",
+                "port {} on {}, for {} of the {service} (key {}), is in use",
                 port.port, port.host, port.serves, port.key
             ),
         )
