@@ -79,6 +79,8 @@ pub enum Command {
     Kill(commands::kill::KillArgs),
     /// Run SQL: from the command line, a file, a pipe, or at a prompt
     Sql(commands::sql::SqlArgs),
+    /// Look into tables and keep them in shape: compact, expire, roll back, remove orphans
+    Table(commands::table::TableArgs),
     /// Produce seeded events into Kafka topics
     Produce(commands::produce::ProduceArgs),
     /// Run the whole platform once: cluster, events, bronze, silver, gold

@@ -16,6 +16,7 @@ pub mod runs;
 pub mod scheduler;
 pub mod sql;
 pub mod submit;
+pub mod table;
 
 use crate::args::{Cli, Command};
 use crate::context::{Context, LogTo};
@@ -27,7 +28,7 @@ pub async fn run(cli: Cli) -> CliResult<()> {
     // These two work without a configuration.
     let command = match command {
         Command::Completions(args) => return completions::run(&args),
-        Command::Config(config::ConfigArgs { command: config::ConfigCommand::Docs }) => return config::docs(),
+        Command::Config(config::ConfigArgs { command: config::ConfigCommand::Docs }) => return config::docs(global.format()),
         command => command,
     };
     let context = match &command {
@@ -45,6 +46,7 @@ pub async fn run(cli: Cli) -> CliResult<()> {
         Command::Logs(args) => logs::run(&context, args).await,
         Command::Kill(args) => kill::run(&context, args).await,
         Command::Sql(args) => sql::run(&context, args).await,
+        Command::Table(args) => table::run(&context, args).await,
         Command::Produce(args) => produce::run(&context, args).await,
         Command::Demo(args) => demo::run(&context, args).await,
         Command::Config(args) => config::run(&context, &args),

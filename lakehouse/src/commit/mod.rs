@@ -31,8 +31,10 @@ pub use edit::{ReplaceTable, TableEdit};
 pub use layout_change::{PartitionEdit, PartitionTarget, SortTerm, Term};
 pub(crate) use metadata::redefined;
 pub use ref_change::{RefEdit, RefMode, RefRetention};
+pub(crate) use schema_change::find_column;
 pub use schema_change::{ColumnPath, Position, SchemaEdit};
 pub(crate) use manifests::target_bytes;
+pub(crate) use name_mapping::{NAME_MAPPING, name_mapping_of};
 pub use transaction::Transaction;
 
 /// Summary key: run that wrote a snapshot.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::err;
 
 /// Table property that holds the mapping.
-pub(super) const NAME_MAPPING: &str = "schema.name-mapping.default";
+pub(crate) const NAME_MAPPING: &str = "schema.name-mapping.default";
 
 /// The mapping after a change to `schema`: new columns get an entry, renamed ones a further name, and a name that a
 /// column gives up for another goes to the other.
@@ -17,6 +17,11 @@ pub(super) fn updated(mapping: &str, schema: &Schema) -> Result<String> {
         serde_json::from_str(mapping).map_err(|e| err::metadata(format!("{NAME_MAPPING}: {e}")))?;
     update(&mut entries, schema.as_struct().fields());
     serde_json::to_string(&entries).map_err(|e| err::internal(format!("name mapping: {e}")))
+}
+
+/// A mapping of the schema's own names.
+pub(crate) fn name_mapping_of(schema: &Schema) -> Result<String> {
+    updated("[]", schema)
 }
 
 fn update(entries: &mut Vec<Value>, fields: &[NestedFieldRef]) {

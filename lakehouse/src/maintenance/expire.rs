@@ -85,10 +85,10 @@ pub async fn expire_snapshots(lakehouse: &Lakehouse, ident: &TableIdent, options
         *told.lock() = Some(Arc::clone(table.metadata()));
         Ok(builder)
     });
-    let outcome = Transaction::new(lakehouse).add(change).commit(CommitOptions::default()).await?;
+    Transaction::new(lakehouse).add(change).commit(CommitOptions::default()).await?;
     let before = judged.lock().take().ok_or_else(|| err::internal("an expiry left no trace"))?;
-    let location = outcome.tables.first().map(|table| table.metadata_location.clone()).unwrap_or_default();
-    let after = Table::from_metadata_location(ident.clone(), &location, Arc::clone(lakehouse.store())).await?;
+    // What others commit from now on builds on what is left.
+    let after = lakehouse.catalog().load_table(ident).await?;
     let garbage = garbage(&before, &after).await?;
     Ok(garbage.delete(&after, options.max_concurrent_deletes).await)
 }

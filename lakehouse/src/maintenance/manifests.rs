@@ -36,12 +36,9 @@ pub async fn rewrite_manifests(
     }
     let change = TableChange::rewrite_manifests(ident.clone(), spec_id);
     let outcome = Transaction::new(lakehouse).add(change).commit(CommitOptions::default()).await?;
-    let location = outcome.tables.first().map(|table| table.metadata_location.clone()).unwrap_or_default();
-    let after =
-        crate::table::Table::from_metadata_location(ident.clone(), &location, std::sync::Arc::clone(lakehouse.store()))
-            .await?;
-    // Counted by the commit itself: another one may have come in between.
-    let made = after.current_snapshot();
+    let made_id = outcome.tables.first().and_then(|table| table.snapshot_id);
+    let after = lakehouse.catalog().load_table(ident).await?;
+    let made = after.snapshots().into_iter().find(|snapshot| Some(snapshot.snapshot_id) == made_id);
     let count = |key: &str| made.as_ref().map_or(0, |snapshot| snapshot.count(key));
     Ok(RewrittenManifests { rewritten: count("manifests-replaced"), added: count("manifests-created") })
 }

@@ -3,22 +3,26 @@
 //!
 //! Files are deleted only here (and when a table is purged), and only after asking what is referenced: `reach`.
 
+mod auto;
 mod branches;
 mod compact;
 mod expire;
 mod files;
+mod import;
 mod manifests;
 mod orphans;
 mod publish;
 mod reach;
 mod retention;
 
+pub use auto::{Maintained, auto, maintain};
 pub use branches::{
     FastForwarded, Moved, ancestors_of, fast_forward, rollback_to_snapshot, rollback_to_timestamp,
     set_current_snapshot,
 };
 pub use compact::{RewriteOptions, Rewritten, SortBy, Strategy, rewrite_data_files};
 pub use expire::{ExpireOptions, Expired, expire_snapshots};
+pub use import::{ImportOptions, ImportOutcome, Registered, add_files, register_table};
 pub use manifests::{RewrittenManifests, rewrite_manifests};
 pub use orphans::{OrphanOptions, PrefixMismatch, remove_orphan_files};
 pub use publish::{Published, cherrypick_snapshot, publish_changes};

@@ -1,19 +1,24 @@
 //! `CALL [catalog.]system.procedure(name => value, …)`, and the same with values by position.
 //!
-//! Values are literals, points in time as SQL computes them, `map('key', 'value', …)` and `array(1, 2)`.
+//! Values are literals, expressions with one value (a subquery on `t.snapshots` finds an id), `map('key', 'value', …)` and
+//! `array(1, 2)`.
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName};
 use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+use futures::TryStreamExt;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::names::part_value;
 use super::procedures::{self, Arguments};
 use super::statement::{expect_end, parse_error, parser, syntax_error};
-use super::{Runner, StatementResult, rows};
+use super::{Runner, StatementResult, plan_query, rows};
 
 /// The namespace of procedures.
 const SYSTEM: &str = "system";
@@ -117,9 +122,25 @@ impl Runner<'_> {
             }
         };
         let procedure = procedures::find(name)?;
-        let arguments = Arguments::bind(procedure, call.arguments).await?;
+        let arguments = Arguments::bind(self, procedure, call.arguments).await?;
         let batch: RecordBatch = (procedure.run)(self, &arguments).await?;
         rows(batch)
+    }
+
+    /// The value of an expression that is no literal, a subquery perhaps; `None` for NULL.
+    pub(super) async fn scalar(&self, expression: &Expr, data_type: DataType) -> Result<Option<ScalarValue>> {
+        let wrong = |what: String| procedures::bad_argument(format!("argument {expression}: {what}"));
+        let plan = plan_query(self.ctx, self.lakehouse, &format!("SELECT {expression} AS value"))
+            .await
+            .map_err(|e| wrong(e.message().to_owned()))?;
+        let batches: Vec<RecordBatch> =
+            self.executor.execute_logical(plan).await?.try_collect().await.map_err(Error::from_datafusion)?;
+        let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let batch = batches.iter().find(|batch| batch.num_rows() == 1).filter(|_| count == 1);
+        let column = batch.ok_or_else(|| wrong(format!("{count} values")))?.column(0);
+        let column = cast(column, &data_type).map_err(|e| wrong(e.to_string()))?;
+        let value = ScalarValue::try_from_array(&column, 0).map_err(Error::from_datafusion)?;
+        Ok((!value.is_null()).then_some(value))
     }
 
     /// A table's name in an argument: `t`, `ns.t`, `catalog.ns.t`, parts quoted where needed.

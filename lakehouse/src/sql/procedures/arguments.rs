@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use chainalytics_common::Result;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value as SqlValue};
 
 use super::super::call::{Argument, Written};
 use super::super::names::evaluate_time;
 use super::{Kind, Parameter, Procedure, bad_argument};
+use crate::sql::Runner;
 
 /// A value.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +35,7 @@ impl Arguments {
     ///
     /// # Errors
     /// `ProcedureArgument`: unknown, given twice, missing, too many, or of another type.
-    pub async fn bind(procedure: &'static Procedure, written: Vec<Argument>) -> Result<Self> {
+    pub async fn bind(runner: &Runner<'_>, procedure: &'static Procedure, written: Vec<Argument>) -> Result<Self> {
         let named = written.iter().filter(|argument| argument.name.is_some()).count();
         if named > 0 && named < written.len() {
             return Err(bad_argument(format!(
@@ -48,7 +51,7 @@ impl Arguments {
                     bad_argument(format!("{} takes at most {} arguments", procedure.name, procedure.parameters.len()))
                 })?,
             };
-            let value = evaluate(procedure, parameter, argument.value).await?;
+            let value = evaluate(runner, procedure, parameter, argument.value).await?;
             if values.insert(parameter.name, value).is_some() {
                 return Err(bad_argument(format!("{}: argument '{}' is given twice", procedure.name, parameter.name)));
             }
@@ -138,7 +141,12 @@ fn signature(procedure: &Procedure) -> String {
     procedure.parameters.iter().map(|parameter| parameter.name).collect::<Vec<_>>().join(", ")
 }
 
-async fn evaluate(procedure: &Procedure, parameter: &Parameter, written: Written) -> Result<Option<Value>> {
+async fn evaluate(
+    runner: &Runner<'_>,
+    procedure: &Procedure,
+    parameter: &Parameter,
+    written: Written,
+) -> Result<Option<Value>> {
     let wrong = |what: &str| {
         bad_argument(format!(
             "{}: argument '{}' must be {}, not {what}",
@@ -149,6 +157,7 @@ async fn evaluate(procedure: &Procedure, parameter: &Parameter, written: Written
     };
     let value = match (parameter.kind, written) {
         (_, Written::Scalar(Expr::Value(value))) if value.value == SqlValue::Null => return Ok(None),
+        (kind, Written::Scalar(expr)) if is_computed(&expr) => return computed(runner, kind, &expr).await,
         (Kind::Text, Written::Scalar(expr)) => Value::Text(text(&expr).ok_or_else(|| wrong(&expr.to_string()))?),
         (Kind::Long, Written::Scalar(expr)) => Value::Long(long(&expr).ok_or_else(|| wrong(&expr.to_string()))?),
         (Kind::Bool, Written::Scalar(expr)) => match &expr {
@@ -166,14 +175,50 @@ async fn evaluate(procedure: &Procedure, parameter: &Parameter, written: Written
         }
         (Kind::Map, Written::Map(items)) => Value::Map(map(&items).map_err(|what| wrong(&what))?),
         (Kind::Longs, Written::Array(items)) => {
-            let numbers: Option<Vec<i64>> = items.iter().map(long).collect();
-            Value::Longs(numbers.ok_or_else(|| wrong("an array of something else"))?)
+            let mut numbers = Vec::with_capacity(items.len());
+            for item in &items {
+                let number = match is_computed(item) {
+                    true => computed(runner, Kind::Long, item).await?.and_then(|value| match value {
+                        Value::Long(number) => Some(number),
+                        _ => None,
+                    }),
+                    false => long(item),
+                };
+                numbers.push(number.ok_or_else(|| wrong("an array of something else"))?);
+            }
+            Value::Longs(numbers)
         }
         (_, Written::Scalar(expr)) => return Err(wrong(&expr.to_string())),
         (_, Written::Map(_)) => return Err(wrong("a map")),
         (_, Written::Array(_)) => return Err(wrong("an array")),
     };
     Ok(Some(value))
+}
+
+/// Whether an expression is more than a literal. Columns and names are not: nothing in a CALL could give them a value.
+fn is_computed(expr: &Expr) -> bool {
+    match expr {
+        Expr::Subquery(_) | Expr::Function(_) | Expr::Cast { .. } | Expr::BinaryOp { .. } => true,
+        Expr::Nested(inner) => is_computed(inner),
+        _ => false,
+    }
+}
+
+async fn computed(runner: &Runner<'_>, kind: Kind, expr: &Expr) -> Result<Option<Value>> {
+    let data_type = match kind {
+        Kind::Long | Kind::Longs => DataType::Int64,
+        Kind::Bool => DataType::Boolean,
+        Kind::Time => DataType::Timestamp(TimeUnit::Millisecond, None),
+        Kind::Text => DataType::Utf8,
+        Kind::Map => return Err(bad_argument(format!("{expr} is not map('key', 'value', …)"))),
+    };
+    Ok(match runner.scalar(expr, data_type).await? {
+        Some(ScalarValue::Int64(Some(number))) => Some(Value::Long(number)),
+        Some(ScalarValue::Boolean(Some(flag))) => Some(Value::Bool(flag)),
+        Some(ScalarValue::TimestampMillisecond(Some(time), _)) => Some(Value::Time(time)),
+        Some(ScalarValue::Utf8(Some(text))) => Some(Value::Text(text)),
+        _ => None,
+    })
 }
 
 fn text(expr: &Expr) -> Option<String> {

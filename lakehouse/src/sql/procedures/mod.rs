@@ -3,6 +3,7 @@
 
 mod arguments;
 mod cleanup;
+mod import;
 mod result;
 mod rewrite;
 mod snapshots;
@@ -71,7 +72,7 @@ pub struct Procedure {
 }
 
 fn all() -> impl Iterator<Item = &'static Procedure> {
-    [snapshots::PROCEDURES, cleanup::PROCEDURES, rewrite::PROCEDURES].into_iter().flatten()
+    [snapshots::PROCEDURES, cleanup::PROCEDURES, rewrite::PROCEDURES, import::PROCEDURES].into_iter().flatten()
 }
 
 /// The procedure of that name.

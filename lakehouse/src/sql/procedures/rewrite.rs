@@ -28,6 +28,11 @@ pub const PROCEDURES: &[Procedure] = &[
         run: |runner, arguments| Box::pin(rewrite_data_files(runner, arguments)),
     },
     Procedure {
+        name: "maintain",
+        parameters: &[required("table", Kind::Text)],
+        run: |runner, arguments| Box::pin(maintain(runner, arguments)),
+    },
+    Procedure {
         name: "rewrite_manifests",
         parameters: &[
             required("table", Kind::Text),
@@ -76,6 +81,21 @@ async fn rewrite_manifests(runner: &Runner<'_>, arguments: &Arguments) -> Result
     batch([
         ("rewritten_manifests_count", count(done.rewritten)),
         ("added_manifests_count", count(done.added)),
+    ])
+}
+
+/// Not one of Iceberg's: what a table with `chainalytics.maintenance.enabled` gets by itself.
+async fn maintain(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordBatch> {
+    let table = runner.table_argument(arguments).await?;
+    let state = runner.ctx.state();
+    let done = maintenance::maintain(&runner.write(&state), table.ident()).await?;
+    batch([
+        ("rewritten_data_files_count", count(done.compacted.rewritten_files)),
+        ("added_data_files_count", count(done.compacted.added_files)),
+        ("rewritten_manifests_count", count(done.manifests.rewritten)),
+        ("added_manifests_count", count(done.manifests.added)),
+        ("expired_snapshots_count", long_count(done.expired.snapshots)),
+        ("deleted_data_files_count", long_count(done.expired.data_files)),
     ])
 }
 

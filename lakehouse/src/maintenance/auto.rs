@@ -1,0 +1,114 @@
+//! Maintenance by table property, for whoever commits often: a stream calls [`auto`] between its batches.
+//!
+//! | property | meaning | default |
+//! |---|---|---|
+//! | `chainalytics.maintenance.enabled` | whether [`auto`] does anything | `false` |
+//! | `chainalytics.maintenance.every-commits` | commits after which it does | `20` |
+//! | `chainalytics.maintenance.min-input-files` | small files of a partition that are worth compacting | `5` |
+//!
+//! What expires is up to `history.expire.*`, the size of files to `write.target-file-size-bytes`.
+
+use std::collections::BTreeMap;
+
+use chainalytics_common::{ErrorCode, Result};
+use datafusion::prelude::SessionConfig;
+use iceberg::spec::Operation;
+
+use super::compact::{RewriteOptions, Rewritten, rewrite_data_files};
+use super::expire::{ExpireOptions, Expired, expire_snapshots};
+use super::manifests::{RewrittenManifests, rewrite_manifests};
+use super::number;
+use crate::commit::CommitOptions;
+use crate::dml::Write;
+use crate::exec::{LocalExecutor, QueryExecutor};
+use crate::ident::TableIdent;
+use crate::lakehouse::Lakehouse;
+use crate::table::Table;
+
+const ENABLED: &str = "chainalytics.maintenance.enabled";
+const EVERY_COMMITS: &str = "chainalytics.maintenance.every-commits";
+const MIN_INPUT_FILES: &str = "chainalytics.maintenance.min-input-files";
+
+const EVERY_COMMITS_DEFAULT: i64 = 20;
+/// Manifests above which they are joined; the merging of appends keeps them below where it is on.
+const MANIFESTS_MAX: usize = 200;
+
+/// What maintenance did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Maintained {
+    pub compacted: Rewritten,
+    pub manifests: RewrittenManifests,
+    pub expired: Expired,
+}
+
+/// Maintains a table if its properties ask for it and enough commits have come since; `None` if not.
+///
+/// # Errors
+/// Those of compaction and expiry, except lost races: what another commit prevents is left for the next time.
+pub async fn auto(
+    lakehouse: &Lakehouse,
+    executor: &dyn QueryExecutor,
+    ident: &TableIdent,
+) -> Result<Option<Maintained>> {
+    let table = lakehouse.catalog().load_table(ident).await?;
+    if !is_due(&table)? {
+        return Ok(None);
+    }
+    // Plans are made here and run by the executor: any session that knows the stores will do.
+    let session = LocalExecutor::open(lakehouse, lakehouse.catalog().name(), SessionConfig::new())?;
+    let state = session.ctx().state();
+    let options = CommitOptions::default();
+    let write = Write { lakehouse, executor, state: &state, options: &options };
+    maintain(&write, ident).await.map(Some)
+}
+
+/// Compacts, joins manifests and expires, now.
+pub async fn maintain(write: &Write<'_>, ident: &TableIdent) -> Result<Maintained> {
+    let lakehouse = write.lakehouse;
+    let table = lakehouse.catalog().load_table(ident).await?;
+    let mut settings = BTreeMap::from([("partial-progress.enabled".to_owned(), "true".to_owned())]);
+    if let Some(files) = number(table.properties(), MIN_INPUT_FILES)? {
+        settings.insert("min-input-files".to_owned(), files.to_string());
+    }
+    let options = RewriteOptions { settings, ..RewriteOptions::default() };
+    let mut done = Maintained::default();
+    if let Some(compacted) = unless_lost(rewrite_data_files(write, ident, &options).await)? {
+        done.compacted = compacted;
+    }
+    let table = lakehouse.catalog().load_table(ident).await?;
+    let manifests = match table.current_snapshot_id() {
+        Some(current) => table.manifests(current).await?.len(),
+        None => 0,
+    };
+    if manifests > MANIFESTS_MAX
+        && let Some(joined) = unless_lost(rewrite_manifests(lakehouse, ident, None).await)?
+    {
+        done.manifests = joined;
+    }
+    if let Some(expired) = unless_lost(expire_snapshots(lakehouse, ident, &ExpireOptions::default()).await)? {
+        done.expired = expired;
+    }
+    Ok(done)
+}
+
+fn is_due(table: &Table) -> Result<bool> {
+    if !table.property(ENABLED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return Ok(false);
+    }
+    let every = number(table.properties(), EVERY_COMMITS)?.unwrap_or(EVERY_COMMITS_DEFAULT).max(1);
+    let since = table.ancestors().take_while(|snapshot| snapshot.summary().operation != Operation::Replace).count();
+    let since = i64::try_from(since).unwrap_or(i64::MAX);
+    // Where nothing was worth compacting, ask again only after as many commits.
+    Ok(since > 0 && since % every == 0)
+}
+
+fn unless_lost<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if matches!(error.code(), ErrorCode::CommitConflict | ErrorCode::Unsupported | ErrorCode::CatalogBusy) => {
+            tracing::info!(%error, "a part of a table's maintenance is left for later");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
