@@ -7,8 +7,9 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::context::Context;
-use crate::error::CliResult;
+use crate::error::{CliError, CliResult};
 use crate::output::{self, Format, Rows};
+use crate::suggest::nearest;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  chainalytics config show --output json\n  chainalytics config docs > docs/configuration.md")]
@@ -26,15 +27,21 @@ pub enum ConfigCommand {
         #[arg(value_name = "PREFIX")]
         prefix: Option<String>,
     },
-    /// Print the documentation of all keys as Markdown
-    #[command(after_help = "Example:\n  chainalytics config docs > docs/configuration.md")]
+    /// Print the documentation of all keys as Markdown; with --output json one key a line
+    #[command(after_help = "Examples:\n  chainalytics config docs > docs/configuration.md\n  chainalytics config docs --output json | jq -r .key")]
     Docs,
 }
 
 pub fn run(context: &Context, args: &ConfigArgs) -> CliResult<()> {
-    let ConfigCommand::Show { prefix } = &args.command else { return docs() };
+    let ConfigCommand::Show { prefix } = &args.command else { return docs(context.format()) };
     let prefix = prefix.as_deref().unwrap_or_default();
-    let entries = context.config().entries().into_iter().filter(|e| e.key.starts_with(prefix));
+    let entries: Vec<_> = context.config().entries().into_iter().filter(|e| e.key.starts_with(prefix)).collect();
+    if entries.is_empty() {
+        let known: Vec<&str> = keys::ALL.iter().map(|key| key.name).collect();
+        let hint = nearest(prefix, &known).map(|key| format!("; did you mean '{key}'?")).unwrap_or_default();
+        return Err(CliError::usage(format!("no configuration key begins with '{prefix}'{hint}")));
+    }
+    let entries = entries.into_iter();
     if context.format() == Format::Json {
         let map: BTreeMap<_, _> = entries.map(|e| (e.key, json!({ "value": e.value, "source": e.source }))).collect();
         return output::json(&map);
@@ -47,8 +54,15 @@ pub fn run(context: &Context, args: &ConfigArgs) -> CliResult<()> {
 }
 
 /// Needs no configuration, so that a broken one can be mended with its help.
-pub fn docs() -> CliResult<()> {
-    output::text(&markdown())
+pub fn docs(format: Format) -> CliResult<()> {
+    if format == Format::Table {
+        return output::text(&markdown());
+    }
+    let mut rows = Rows::new(&["key", "type", "default", "secret", "meaning"]);
+    for key in keys::ALL {
+        rows.push(vec![json!(key.name), json!(key.kind.describe()), json!(key.default), json!(key.secret), json!(key.doc)]);
+    }
+    rows.print(format)
 }
 
 fn markdown() -> String {

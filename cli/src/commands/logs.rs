@@ -7,12 +7,13 @@ use serde_json::json;
 use crate::context::Context;
 use crate::error::{CliError, CliResult};
 use crate::output;
-use crate::runs::client;
+use crate::runs::{client, resolve};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  chainalytics logs 0199ab12-3c4d-7e5f-8a9b-0c1d2e3f4a5b --follow")]
+#[command(after_help = "Examples:\n  chainalytics logs last --follow\n  chainalytics logs 0199ab12-3c4d-7e5f-8a9b-0c1d2e3f4a5b > driver.log")]
 pub struct LogsArgs {
-    #[arg(value_name = "RUN_ID")]
+    /// Id of the run, an unmistakable beginning of it, or `last`
+    #[arg(value_name = "RUN")]
     run_id: String,
     /// Go on until the run has ended
     #[arg(short, long)]
@@ -24,7 +25,9 @@ pub struct LogsArgs {
 
 pub async fn run(context: &Context, args: LogsArgs) -> CliResult<()> {
     let client = client(context).await?;
-    let chunks = client.logs(&args.run_id, args.follow, args.offset).await?;
+    let run_id = resolve(&client, &args.run_id).await?;
+    let chunks = client.logs(&run_id, args.follow, args.offset).await?;
+    let mut empty = true;
     let mut chunks = std::pin::pin!(chunks);
     loop {
         let chunk = tokio::select! {
@@ -34,6 +37,7 @@ pub async fn run(context: &Context, args: LogsArgs) -> CliResult<()> {
         };
         let Some(chunk) = chunk.transpose()? else { return Ok(()) };
         if !chunk.data.is_empty() {
+            empty = false;
             let text = String::from_utf8_lossy(&chunk.data);
             if context.json() {
                 output::json(&json!({ "offset": chunk.offset, "text": text }))?;
@@ -42,6 +46,9 @@ pub async fn run(context: &Context, args: LogsArgs) -> CliResult<()> {
             }
         }
         if chunk.end {
+            if empty && args.offset == 0 {
+                context.note("no log was kept: the driver wrote nothing, or ran in client mode and wrote to its own terminal");
+            }
             return Ok(());
         }
     }

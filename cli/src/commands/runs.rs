@@ -8,16 +8,19 @@ use chainalytics_proto::v1::{ListRunsRequest, Run, RunState};
 use crate::context::Context;
 use crate::error::{CliError, CliResult};
 use crate::output::{self, Format, Rows, timestamp};
-use crate::runs::{client, run_json};
+use crate::runs::{client, resolve, run_json};
 
 /// States that can be asked for.
 const STATES: [&str; 7] = ["submitted", "queued", "running", "finished", "failed", "killed", "lost"];
 
+/// Runs listed unless more are asked for.
+const LIMIT_DEFAULT: u32 = 50;
+
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  chainalytics runs list --state running,queued\n  chainalytics runs show 0199ab12-... --output json")]
+#[command(after_help = "Examples:\n  chainalytics runs                                  the latest\n  chainalytics runs list --state running,queued\n  chainalytics runs show last --output json")]
 pub struct RunsArgs {
     #[command(subcommand)]
-    command: RunsCommand,
+    command: Option<RunsCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -35,20 +38,22 @@ enum RunsCommand {
         #[arg(long, value_name = "TEXT")]
         name: Option<String>,
         /// At most so many
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
     /// Show one run with its queries and its report
-    #[command(after_help = "Example:\n  chainalytics runs show 0199ab12-3c4d-7e5f-8a9b-0c1d2e3f4a5b")]
+    #[command(after_help = "Examples:\n  chainalytics runs show last\n  chainalytics runs show 0199ab12-3c4d-7e5f-8a9b-0c1d2e3f4a5b --output json")]
     Show {
-        #[arg(value_name = "RUN_ID")]
+        /// Id of the run, an unmistakable beginning of it, or `last`
+        #[arg(value_name = "RUN")]
         run_id: String,
     },
 }
 
 pub async fn run(context: &Context, args: RunsArgs) -> CliResult<()> {
     let client = client(context).await?;
-    match args.command {
+    let command = args.command.unwrap_or(RunsCommand::List { state: Vec::new(), job: None, name: None, limit: LIMIT_DEFAULT });
+    match command {
         RunsCommand::List { state, job, name, limit } => {
             let request = ListRunsRequest {
                 states: state.iter().filter_map(|s| RunState::from_label(s)).map(|s| s as i32).collect(),
@@ -76,6 +81,7 @@ pub async fn run(context: &Context, args: RunsArgs) -> CliResult<()> {
             rows.print(context.format())
         }
         RunsCommand::Show { run_id } => {
+            let run_id = resolve(&client, &run_id).await?;
             let run = client.get(&run_id).await?;
             let report = crate::runs::report(context, &run_id).await;
             let mut value = run_json(&run);
