@@ -18,7 +18,9 @@ use crate::{Job, JobContext, JobReport, NoArgs, parse};
 const BRONZE: &str = include_str!("../sql/setup/bronze.sql");
 const SILVER: &str = include_str!("../sql/setup/silver.sql");
 const GOLD: &str = include_str!("../sql/setup/gold.sql");
-const BRONZE_PROPERTIES: &[(&str, &str)] = &[("write.parquet.compression-codec", "snappy"), ("chainalytics.retention-days", "90")];
+/// The data model's compression and retention, and care between a stream's batches.
+pub(crate) const BRONZE_PROPERTIES: &[(&str, &str)] =
+    &[("write.parquet.compression-codec", "snappy"), ("chainalytics.retention-days", "90"), ("chainalytics.maintenance.enabled", "true")];
 
 /// Tables of the bronze layer: one per topic, and the dead letters.
 pub(crate) struct CreateBronzeTables;

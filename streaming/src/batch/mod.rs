@@ -1,6 +1,7 @@
 //! The pure core of a micro-batch: which offsets it covers, how they are cut into units of work, and whether its commit
 //! is allowed. Functions of values only; Kafka, the catalog and clocks stay outside (`stream` brings them together).
 
+mod adapt;
 mod decide;
 mod offsets;
 mod plan;
@@ -9,9 +10,15 @@ mod split;
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod plan_tests;
 
-pub use decide::{BatchDecision, decide};
+pub use adapt::BatchPace;
+pub use decide::{BatchDecision, Basis, decide};
 pub use offsets::{BatchOffsets, EndOffsets, OffsetRange, PartitionEnds, PartitionRanges};
 pub use plan::{BatchLimits, BatchPlan, PlanError, TopicPlan, TopicState, Watermarks, plan_batch};
-pub use progress::{OFFSETS_KEY, OFFSETS_PROPERTY, Progress, ProgressError, merge_property, progress_of};
+pub use progress::{
+    OFFSETS_KEY, OFFSETS_PROPERTY, Progress, ProgressError, Standing, TOPIC_IDS_PROPERTY, merge_property, merge_topic_id,
+    progress_of, topic_id_of,
+};
 pub use split::{Unit, split_units};

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
+use super::decide::Basis;
 use super::offsets::{OffsetRange, PartitionEnds, PartitionRanges};
-use super::progress::Progress;
+use super::progress::{Progress, Standing};
 
 /// Ends of one partition's log: `low` the first offset kept, `high` the first one after the last that may be read
 /// (under `read_committed` the last stable offset).
@@ -19,7 +20,9 @@ pub struct TopicState {
     /// Its name.
     pub topic: String,
     /// Where the table stands.
-    pub progress: Progress,
+    pub standing: Standing,
+    /// The topic's id by the brokers' word; `None` if they tell none.
+    pub topic_id: Option<String>,
     /// Where a fresh table starts, by partition; its low watermark where missing. Ignored once there is progress.
     pub first_offsets: PartitionEnds,
     /// Watermarks of each partition that exists.
@@ -37,7 +40,7 @@ pub struct BatchLimits {
     pub rows_max: u64,
     /// Estimated bytes of keys and values.
     pub bytes_max: u64,
-    /// Whether offsets that retention removed before they were read stop the stream.
+    /// Whether offsets that were removed before they were read (by retention, or with their whole topic) stop the stream.
     pub fail_on_data_loss: bool,
 }
 
@@ -46,8 +49,12 @@ pub struct BatchLimits {
 pub struct TopicPlan {
     /// Its name.
     pub topic: String,
-    /// Whether the table had no progress when this was planned.
-    pub fresh: bool,
+    /// What the ranges start from.
+    pub basis: Basis,
+    /// Id of the topic that the table knew when this was planned.
+    pub planned_id: Option<String>,
+    /// Id of the topic that is read.
+    pub topic_id: Option<String>,
     /// What the commit records: every known partition, from where the table stands.
     pub commit: PartitionRanges,
     /// What is read: `commit` without empty ranges and without what the broker has lost.
@@ -69,11 +76,16 @@ impl TopicPlan {
         self.read.is_empty()
     }
 
-    /// Whether the table needs a commit: there are rows, loss to step over, or a first position to hold on to.
+    /// Whether the table needs a commit: there are rows, loss to step over, a first position to hold on to, or a new
+    /// beginning.
     pub fn needs_commit(&self) -> bool {
         let moves = self.commit.values().any(|range| !range.is_empty());
-        let first_position = self.fresh && self.commit.values().any(|range| range.start > 0);
-        moves || first_position
+        moves
+            || match &self.basis {
+                Basis::Fresh => self.commit.values().any(|range| range.start > 0),
+                Basis::Ongoing => false,
+                Basis::Restart(_) => true,
+            }
     }
 
     /// Where the table stands after the commit.
@@ -124,6 +136,18 @@ pub enum PlanError {
         /// First offset that is still there.
         to: i64,
     },
+    /// Another topic has the name.
+    #[error(
+        "topic '{topic}' was deleted and made anew: the table was fed from the topic with id {known}, the brokers have {found}"
+    )]
+    Recreated {
+        /// Topic.
+        topic: String,
+        /// Id that the table knows.
+        known: String,
+        /// Id that the brokers tell.
+        found: String,
+    },
     /// The log is shorter than what was read of it.
     #[error(
         "topic '{topic}' partition {partition}: the table stands at offset {committed}, the log ends at {high}: the topic \
@@ -158,10 +182,13 @@ pub enum PlanError {
 /// See [`PlanError`].
 pub fn plan_batch(topics: &[TopicState], limits: &BatchLimits) -> Result<BatchPlan, PlanError> {
     let mut wanted = Vec::new();
+    let mut bases = Vec::with_capacity(topics.len());
     for (index, topic) in topics.iter().enumerate() {
-        for want in wanted_of(topic, limits.fail_on_data_loss)? {
+        let begin = beginning_of(topic, limits.fail_on_data_loss)?;
+        for want in wanted_of(topic, &begin, limits.fail_on_data_loss)? {
             wanted.push((index, want));
         }
+        bases.push(begin.basis);
     }
     let backlog: Vec<(u64, u64)> =
         wanted.iter().map(|(index, want)| (want.backlog(), topics[*index].record_bytes_avg.max(1))).collect();
@@ -170,9 +197,12 @@ pub fn plan_batch(topics: &[TopicState], limits: &BatchLimits) -> Result<BatchPl
     let mut plan = BatchPlan {
         topics: topics
             .iter()
-            .map(|topic| TopicPlan {
+            .zip(bases)
+            .map(|(topic, basis)| TopicPlan {
                 topic: topic.topic.clone(),
-                fresh: topic.progress == Progress::Fresh,
+                basis,
+                planned_id: topic.standing.topic_id.clone(),
+                topic_id: topic.topic_id.clone(),
                 commit: PartitionRanges::new(),
                 read: PartitionRanges::new(),
                 lost: PartitionRanges::new(),
@@ -213,26 +243,66 @@ impl Want {
     }
 }
 
-fn wanted_of(topic: &TopicState, fail_on_data_loss: bool) -> Result<Vec<Want>, PlanError> {
-    if let Progress::At(ends) = &topic.progress {
-        for (partition, committed) in ends {
-            if !topic.watermarks.contains_key(partition) {
-                return Err(PlanError::PartitionGone {
-                    topic: topic.topic.clone(),
-                    partition: *partition,
-                    committed: *committed,
-                });
+/// Where each partition of a topic begins, as far as the table says so.
+struct Beginning {
+    basis: Basis,
+    starts: PartitionEnds,
+}
+
+/// Compares what the table knows of the topic with what is there.
+fn beginning_of(topic: &TopicState, fail_on_data_loss: bool) -> Result<Beginning, PlanError> {
+    let ends = match &topic.standing.progress {
+        Progress::Fresh => return Ok(Beginning { basis: Basis::Fresh, starts: topic.first_offsets.clone() }),
+        Progress::At(ends) => ends,
+    };
+    let ids = topic.standing.topic_id.as_ref().zip(topic.topic_id.as_ref());
+    let trouble = trouble_of(topic, ends, ids);
+    match trouble {
+        None => Ok(Beginning { basis: Basis::Ongoing, starts: ends.clone() }),
+        Some(error) if fail_on_data_loss => Err(error),
+        Some(_) => {
+            let mut starts = PartitionEnds::new();
+            // The same topic with a shorter log was cut off (an unclean election): what is behind the end has been read.
+            // Another topic, or one that may be another, is read from its beginning.
+            if ids.is_some_and(|(known, found)| known == found) {
+                let cut = |(partition, end): (&i32, &i64)| {
+                    topic.watermarks.get(partition).map(|marks| (*partition, (*end).min(marks.high)))
+                };
+                starts = ends.iter().filter_map(cut).collect();
+            } else {
+                starts.extend(topic.watermarks.iter().map(|(partition, marks)| (*partition, marks.low)));
             }
+            Ok(Beginning { basis: Basis::Restart(ends.clone()), starts })
         }
     }
+}
+
+/// Why the table's offsets cannot be those of the log that is there.
+fn trouble_of(topic: &TopicState, ends: &PartitionEnds, ids: Option<(&String, &String)>) -> Option<PlanError> {
+    let name = || topic.topic.clone();
+    if let Some((known, found)) = ids.filter(|(known, found)| known != found) {
+        return Some(PlanError::Recreated { topic: name(), known: known.clone(), found: found.clone() });
+    }
+    for (&partition, &committed) in ends {
+        match topic.watermarks.get(&partition) {
+            None => return Some(PlanError::PartitionGone { topic: name(), partition, committed }),
+            Some(marks) if committed > marks.high => {
+                return Some(PlanError::BeyondEnd { topic: name(), partition, committed, high: marks.high });
+            }
+            Some(_) => {}
+        }
+    }
+    None
+}
+
+fn wanted_of(topic: &TopicState, begin: &Beginning, fail_on_data_loss: bool) -> Result<Vec<Want>, PlanError> {
     let mut wanted = Vec::with_capacity(topic.watermarks.len());
     for (&partition, marks) in &topic.watermarks {
-        let fresh = topic.progress == Progress::Fresh;
-        let committed = match topic.progress.end(partition) {
-            Some(end) => end,
-            None if fresh => topic.first_offsets.get(&partition).copied().unwrap_or(marks.low),
+        let committed = match begin.starts.get(&partition) {
+            Some(start) => *start,
             // Created after the stream began: all of it is news.
-            None => 0,
+            None if begin.basis == Basis::Ongoing => 0,
+            None => marks.low,
         };
         if committed > marks.high {
             return Err(PlanError::BeyondEnd { topic: topic.topic.clone(), partition, committed, high: marks.high });
@@ -278,131 +348,4 @@ fn allot(backlog: &[(u64, u64)], limits: &BatchLimits) -> Vec<u64> {
         }
     }
     takes
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn state(progress: Progress, marks: &[(i32, i64, i64)]) -> TopicState {
-        TopicState {
-            topic: "t".into(),
-            progress,
-            first_offsets: PartitionEnds::new(),
-            watermarks: marks.iter().map(|(p, low, high)| (*p, Watermarks { low: *low, high: *high })).collect(),
-            ceilings: None,
-            record_bytes_avg: 100,
-        }
-    }
-
-    fn at(list: &[(i32, i64)]) -> Progress {
-        Progress::At(list.iter().copied().collect())
-    }
-
-    fn limits(rows_max: u64) -> BatchLimits {
-        BatchLimits { rows_max, bytes_max: u64::MAX, fail_on_data_loss: true }
-    }
-
-    #[test]
-    fn takes_everything_within_the_limits() {
-        let plan = plan_batch(&[state(at(&[(0, 5), (1, 9)]), &[(0, 0, 10), (1, 2, 9)])], &limits(100)).unwrap();
-        let topic = &plan.topics[0];
-        assert_eq!(topic.commit, PartitionRanges::from([(0, OffsetRange::new(5, 10)), (1, OffsetRange::new(9, 9))]));
-        assert_eq!(topic.read, PartitionRanges::from([(0, OffsetRange::new(5, 10))]));
-        assert!(plan.needs_commit());
-        assert_eq!(topic.lag, BTreeMap::from([(0, 0), (1, 0)]));
-    }
-
-    #[test]
-    fn the_row_limit_is_shared_in_proportion_and_met_exactly() {
-        let plan = plan_batch(&[state(Progress::Fresh, &[(0, 0, 1000), (1, 0, 100), (2, 0, 1)])], &limits(10)).unwrap();
-        assert_eq!(plan.len(), 10);
-        let read = &plan.topics[0].read;
-        assert!(read[&0].len() >= 9, "{read:?}");
-    }
-
-    #[test]
-    fn the_byte_limit_counts_with_the_average_record() {
-        let mut topic = state(Progress::Fresh, &[(0, 0, 1000)]);
-        topic.record_bytes_avg = 300;
-        let limits = BatchLimits { rows_max: 1_000_000, bytes_max: 3000, fail_on_data_loss: true };
-        assert_eq!(plan_batch(&[topic], &limits).unwrap().len(), 10);
-    }
-
-    #[test]
-    fn limits_never_stop_a_stream() {
-        let limits = BatchLimits { rows_max: 0, bytes_max: 0, fail_on_data_loss: true };
-        assert_eq!(plan_batch(&[state(Progress::Fresh, &[(0, 0, 1000)])], &limits).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn lost_offsets_fail_or_are_recorded() {
-        let topic = state(at(&[(0, 5)]), &[(0, 8, 10)]);
-        assert!(matches!(
-            plan_batch(std::slice::from_ref(&topic), &limits(100)),
-            Err(PlanError::DataLoss { from: 5, to: 8, .. })
-        ));
-        let lenient = BatchLimits { fail_on_data_loss: false, ..limits(100) };
-        let plan = plan_batch(&[topic], &lenient).unwrap();
-        assert_eq!(plan.topics[0].commit[&0], OffsetRange::new(5, 10));
-        assert_eq!(plan.topics[0].read[&0], OffsetRange::new(8, 10));
-        assert_eq!(plan.topics[0].lost[&0], OffsetRange::new(5, 8));
-    }
-
-    #[test]
-    fn loss_with_nothing_left_still_moves_the_table() {
-        let lenient = BatchLimits { fail_on_data_loss: false, ..limits(100) };
-        let plan = plan_batch(&[state(at(&[(0, 5)]), &[(0, 8, 8)])], &lenient).unwrap();
-        assert!(plan.is_empty());
-        assert!(plan.needs_commit());
-        assert_eq!(plan.topics[0].commit[&0], OffsetRange::new(5, 8));
-    }
-
-    #[test]
-    fn a_shorter_log_is_never_skipped_over() {
-        assert!(matches!(
-            plan_batch(&[state(at(&[(0, 50)]), &[(0, 0, 10)])], &limits(100)),
-            Err(PlanError::BeyondEnd { committed: 50, high: 10, .. })
-        ));
-        assert!(matches!(
-            plan_batch(&[state(at(&[(0, 5), (1, 5)]), &[(0, 0, 10)])], &limits(100)),
-            Err(PlanError::PartitionGone { partition: 1, .. })
-        ));
-    }
-
-    #[test]
-    fn a_fresh_table_starts_where_the_policy_says() {
-        let mut topic = state(Progress::Fresh, &[(0, 3, 10), (1, 4, 6)]);
-        topic.first_offsets = PartitionEnds::from([(0, 10)]);
-        let plan = plan_batch(&[topic], &limits(100)).unwrap();
-        assert_eq!(
-            plan.topics[0].commit,
-            PartitionRanges::from([(0, OffsetRange::new(10, 10)), (1, OffsetRange::new(4, 6))])
-        );
-    }
-
-    #[test]
-    fn a_start_at_the_end_is_held_by_a_commit() {
-        let mut topic = state(Progress::Fresh, &[(0, 3, 10)]);
-        topic.first_offsets = PartitionEnds::from([(0, 10)]);
-        let plan = plan_batch(&[topic], &limits(100)).unwrap();
-        assert!(plan.is_empty());
-        assert!(plan.needs_commit());
-    }
-
-    #[test]
-    fn a_new_partition_is_read_from_its_beginning() {
-        let plan = plan_batch(&[state(at(&[(0, 10)]), &[(0, 0, 10), (1, 0, 4)])], &limits(100)).unwrap();
-        assert_eq!(plan.topics[0].read, PartitionRanges::from([(1, OffsetRange::new(0, 4))]));
-    }
-
-    #[test]
-    fn ceilings_bound_a_batch_and_leave_new_partitions_alone() {
-        let mut topic = state(at(&[(0, 2)]), &[(0, 0, 10), (1, 0, 4)]);
-        topic.ceilings = Some(PartitionEnds::from([(0, 6)]));
-        let plan = plan_batch(&[topic], &limits(100)).unwrap();
-        assert_eq!(plan.topics[0].read, PartitionRanges::from([(0, OffsetRange::new(2, 6))]));
-        assert_eq!(plan.topics[0].lag[&0], 4);
-    }
 }

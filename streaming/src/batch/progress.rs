@@ -1,9 +1,24 @@
+use std::collections::BTreeMap;
+
 use super::offsets::{BatchOffsets, EndOffsets, PartitionEnds};
 
 /// Summary key of a snapshot that a stream committed (architecture, section 3).
 pub const OFFSETS_KEY: &str = "chainalytics.kafka.offsets";
 /// Table property with the end offsets, for when compaction and expiry by others left no keyed ancestor.
 pub const OFFSETS_PROPERTY: &str = "chainalytics.kafka.end-offsets";
+
+/// Table property with the id of each topic that was read, JSON `{"topic":"id"}`: a topic that was deleted and made anew has
+/// the same name and another id, and its offsets mean other records.
+pub const TOPIC_IDS_PROPERTY: &str = "chainalytics.kafka.topic-ids";
+
+/// Where a table stands with one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// How far it has come.
+    pub progress: Progress,
+    /// Id of the topic that it has read of; `None` where no broker ever told it.
+    pub topic_id: Option<String>,
+}
 
 /// How far a table has come with one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +99,27 @@ pub fn merge_property(current: Option<&str>, topic: &str, ends: PartitionEnds) -
     Ok(all.to_json())
 }
 
+/// The id of `topic` by the property's value.
+pub fn topic_id_of(property: Option<&str>, topic: &str) -> Result<Option<String>, ProgressError> {
+    Ok(topic_ids(property)?.remove(topic))
+}
+
+/// The property's next value: the id of `topic` replaced, those of other topics kept.
+pub fn merge_topic_id(current: Option<&str>, topic: &str, id: &str) -> Result<String, ProgressError> {
+    let mut all = topic_ids(current)?;
+    all.insert(topic.to_owned(), id.to_owned());
+    // A map of texts: serialising cannot fail.
+    Ok(serde_json::to_string(&all).unwrap_or_default())
+}
+
+fn topic_ids(property: Option<&str>) -> Result<BTreeMap<String, String>, ProgressError> {
+    match property {
+        None => Ok(BTreeMap::new()),
+        Some(text) => serde_json::from_str(text)
+            .map_err(|e| ProgressError::Malformed { place: TOPIC_IDS_PROPERTY, reason: e.to_string() }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -131,5 +167,16 @@ mod tests {
         let merged = merge_property(Some(r#"{"b":{"0":4},"a":{"0":1}}"#), "a", PartitionEnds::from([(0, 8)])).unwrap();
         assert_eq!(EndOffsets::from_json(&merged).unwrap().0["a"][&0], 8);
         assert_eq!(EndOffsets::from_json(&merged).unwrap().0["b"][&0], 4);
+    }
+
+    #[test]
+    fn topic_ids_are_kept_by_topic() {
+        let first = merge_topic_id(None, "a", "id-1").unwrap();
+        let both = merge_topic_id(Some(&first), "b", "id-2").unwrap();
+        assert_eq!(topic_id_of(Some(&both), "a").unwrap().as_deref(), Some("id-1"));
+        let anew = merge_topic_id(Some(&both), "a", "id-3").unwrap();
+        assert_eq!(topic_id_of(Some(&anew), "a").unwrap().as_deref(), Some("id-3"));
+        assert_eq!(topic_id_of(Some(&anew), "c").unwrap(), None);
+        assert!(topic_id_of(Some("["), "a").is_err());
     }
 }

@@ -71,6 +71,7 @@ pub fn split_units(plan: &BatchPlan, groups_max: usize, unit_len_min: u64) -> Ve
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::decide::Basis;
     use super::super::offsets::PartitionRanges;
     use super::super::plan::TopicPlan;
     use super::*;
@@ -80,7 +81,9 @@ mod tests {
         BatchPlan {
             topics: vec![TopicPlan {
                 topic: "t".into(),
-                fresh: false,
+                basis: Basis::Ongoing,
+                planned_id: None,
+                topic_id: None,
                 commit: read.clone(),
                 read,
                 lost: PartitionRanges::new(),

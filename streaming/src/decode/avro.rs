@@ -1,4 +1,5 @@
-//! Avro in the registry's wire format (a zero byte, the schema's id, the body), decoded by arrow-avro.
+//! The registry's wire format (a zero byte, the schema's id, the body): Avro, decoded by arrow-avro, or JSON, as the schema
+//! says.
 //!
 //! arrow-avro's decoder cannot take back a record that fails halfway. So a chunk is fed to it record by record; after a
 //! failure the decoder is built anew, the good records of the current piece are replayed, and decoding goes on behind
@@ -19,22 +20,39 @@ use chainalytics_common::Result;
 use super::avro_columns::FieldReaders;
 use super::chunk::CHUNK_ROWS_MAX;
 use super::columns::{Columns, Misfit};
-use super::json::{PREFIX_LEN, strip_prefix};
+use super::json::{PREFIX_LEN, decode_value, strip_prefix};
 use super::reject::{Reject, RejectCode};
 use super::{Decoded, RecordChunk};
 use crate::err;
 use crate::registry::{Lookup, SchemaRegistry, SchemaType};
-use crate::topics::RecordSchema;
+use crate::topics::{RecordSchema, SchemaFit, avro_fields, fit, json_schema_fields};
 
 /// Writer schemas whose decoders are kept.
 const DECODERS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
 
-/// Decodes Avro records whose writer schemas a registry knows.
+/// Decodes records whose writer schemas a registry knows.
 pub struct AvroDecoder {
     schema: RecordSchema,
     columns: Columns,
     registry: Arc<SchemaRegistry>,
-    decoders: LruCache<i32, WriterDecoder>,
+    decoders: LruCache<i32, Writer>,
+    /// Whether a writer's schema with new fields is to be told instead of decoded.
+    evolve: bool,
+}
+
+/// How records of one writer's schema are decoded.
+enum Writer {
+    Avro(Box<WriterDecoder>),
+    Json,
+}
+
+/// What a writer's schema is to this decoder.
+enum Prepared {
+    Ready,
+    /// It has fields that the table has no columns for.
+    Newer,
+    /// Its records must be rejected.
+    Refused(RejectCode, String),
 }
 
 impl std::fmt::Debug for AvroDecoder {
@@ -45,8 +63,14 @@ impl std::fmt::Debug for AvroDecoder {
 
 impl AvroDecoder {
     /// Decoder into `schema`. Writer schemas are matched by field name.
-    pub fn new(schema: &RecordSchema, registry: Arc<SchemaRegistry>) -> Self {
-        Self { schema: schema.clone(), columns: Columns::new(schema), registry, decoders: LruCache::new(DECODERS_MAX) }
+    pub fn new(schema: &RecordSchema, registry: Arc<SchemaRegistry>, evolve: bool) -> Self {
+        Self {
+            schema: schema.clone(),
+            columns: Columns::new(schema),
+            registry,
+            decoders: LruCache::new(DECODERS_MAX),
+            evolve,
+        }
     }
 
     /// Decodes a chunk.
@@ -72,10 +96,22 @@ impl AvroDecoder {
             if run_id != Some(id) {
                 self.finish_run(chunk, run_id, &mut run, &mut accepted, &mut rejected)?;
                 run_id = None;
-                if !refused.contains_key(&id)
-                    && let Err(reason) = self.prepare(id).await?
-                {
-                    refused.insert(id, reason);
+                if !refused.contains_key(&id) {
+                    match self.prepare(id).await? {
+                        Prepared::Ready => {}
+                        Prepared::Newer => {
+                            self.columns = Columns::new(&self.schema);
+                            return Ok(Decoded {
+                                columns: Vec::new(),
+                                accepted: Some(Vec::new()),
+                                rejected: Vec::new(),
+                                newer_schema: Some(id),
+                            });
+                        }
+                        Prepared::Refused(code, error) => {
+                            refused.insert(id, (code, error));
+                        }
+                    }
                 }
             }
             match refused.get(&id) {
@@ -92,31 +128,55 @@ impl AvroDecoder {
 
         rejected.sort_by_key(|reject| reject.row);
         let accepted = (accepted.len() < chunk.len()).then_some(accepted);
-        Ok(Decoded { columns: self.columns.finish()?, accepted, rejected })
+        Ok(Decoded { columns: self.columns.finish()?, accepted, rejected, newer_schema: None })
     }
 
-    /// Makes the decoder of a writer schema ready; the inner error says why its records must be rejected.
-    async fn prepare(&mut self, id: i32) -> Result<Result<(), (RejectCode, String)>> {
+    /// Makes the decoder of a writer schema ready, or says why not.
+    async fn prepare(&mut self, id: i32) -> Result<Prepared> {
         if self.decoders.contains(&id) {
-            return Ok(Ok(()));
+            return Ok(Prepared::Ready);
         }
         let schema = match self.registry.schema_by_id(id).await? {
             Lookup::Found(schema) => schema,
             Lookup::NotFound => {
-                return Ok(Err((RejectCode::UnknownSchema, format!("the schema registry has no schema with id {id}"))));
+                let error = format!("the schema registry has no schema with id {id}");
+                return Ok(Prepared::Refused(RejectCode::UnknownSchema, error));
             }
         };
-        if schema.schema_type != SchemaType::Avro {
-            let error = format!("schema {id} is {}, not Avro", schema.schema_type.as_str());
-            return Ok(Err((RejectCode::IncompatibleSchema, error)));
+        let refused = |reason: String| {
+            Ok(Prepared::Refused(RejectCode::IncompatibleSchema, format!("schema {id}: {reason}")))
+        };
+        let fields = match schema.schema_type {
+            SchemaType::Avro => avro_fields(&schema.text),
+            SchemaType::Json => json_schema_fields(&schema.text),
+            SchemaType::Protobuf => Err("Protocol Buffers are not read here".to_owned()),
+        };
+        let found = match fields {
+            Ok(fields) => fit(&self.schema, &fields),
+            // Records of a JSON Schema that says little are judged one by one.
+            Err(_) if schema.schema_type == SchemaType::Json => SchemaFit::default(),
+            Err(reason) => return refused(reason),
+        };
+        if let Some(reason) = found.incompatible.filter(|_| schema.schema_type == SchemaType::Avro) {
+            return refused(reason);
         }
-        match WriterDecoder::new(id, &schema.text) {
-            Ok(decoder) => {
-                self.decoders.put(id, decoder);
-                Ok(Ok(()))
-            }
-            Err(error) => Ok(Err((RejectCode::IncompatibleSchema, format!("schema {id}: {error}")))),
+        if !found.new.is_empty() && self.evolve {
+            return Ok(Prepared::Newer);
         }
+        let ignored: Vec<&str> =
+            found.new.iter().map(|field| field.name.as_str()).chain(found.untakeable.iter().map(String::as_str)).collect();
+        if !ignored.is_empty() {
+            tracing::warn!(schema = id, fields = ignored.join(", "), "fields of a writer's schema that the table has no columns for are ignored");
+        }
+        let writer = match schema.schema_type {
+            SchemaType::Avro => match WriterDecoder::new(id, &schema.text) {
+                Ok(decoder) => Writer::Avro(Box::new(decoder)),
+                Err(error) => return refused(error.to_string()),
+            },
+            _ => Writer::Json,
+        };
+        self.decoders.put(id, writer);
+        Ok(Prepared::Ready)
     }
 
     /// Decodes the rows of `run`, all written with schema `id`, into the columns.
@@ -129,8 +189,22 @@ impl AvroDecoder {
         rejected: &mut Vec<Reject>,
     ) -> Result<()> {
         let Some(id) = id else { return Ok(()) };
-        let Some(decoder) = self.decoders.get_mut(&id) else {
-            return Err(err::internal(format!("no decoder for schema {id}")));
+        let decoder = match self.decoders.get_mut(&id) {
+            Some(Writer::Avro(decoder)) => decoder,
+            Some(Writer::Json) => {
+                for row in run.drain(..) {
+                    let body = chunk.value(row as usize).map_or(&[][..], |value| strip_prefix(value).1);
+                    match decode_value(&mut self.columns, body) {
+                        Ok(()) => accepted.push(row),
+                        Err(misfit) => {
+                            self.columns.rollback();
+                            rejected.push(reject(row, misfit, Some(id)));
+                        }
+                    }
+                }
+                return Ok(());
+            }
+            None => return Err(err::internal(format!("no decoder for schema {id}"))),
         };
         let (pieces, failures) = decoder.decode(chunk, run)?;
         rejected.extend(failures.into_iter().map(|(row, misfit)| reject(row, misfit, Some(id))));

@@ -74,8 +74,12 @@ fn event_2(id: &str, at: &str, value: i64) -> Vec<u8> {
     encode(2, EVENT_2, &RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap())
 }
 
-/// A registry that knows both versions and, as 3, a JSON Schema.
+/// A registry that knows both versions and, as 3, a JSON Schema, as 4 something else, as 5 a schema without the event's time.
 async fn decoder() -> AvroDecoder {
+    decoder_that(false).await
+}
+
+async fn decoder_that(evolve: bool) -> AvroDecoder {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -90,7 +94,13 @@ async fn decoder() -> AvroDecoder {
             } else if request.starts_with("GET /schemas/ids/2 ") {
                 (200, serde_json::json!({"schema": EVENT_2, "schemaType": "AVRO"}))
             } else if request.starts_with("GET /schemas/ids/3 ") {
-                (200, serde_json::json!({"schema": "{}", "schemaType": "JSON"}))
+                let schema = r#"{"type":"object","properties":{"id":{"type":"string"},"at":{"type":"string"}}}"#;
+                (200, serde_json::json!({"schema": schema, "schemaType": "JSON"}))
+            } else if request.starts_with("GET /schemas/ids/4 ") {
+                (200, serde_json::json!({"schema": "message M {}", "schemaType": "PROTOBUF"}))
+            } else if request.starts_with("GET /schemas/ids/5 ") {
+                let schema = r#"{"type":"record","name":"E","fields":[{"name":"id","type":"string"}]}"#;
+                (200, serde_json::json!({"schema": schema}))
             } else {
                 (404, serde_json::json!({"error_code": 40403, "message": "Schema not found"}))
             };
@@ -100,7 +110,7 @@ async fn decoder() -> AvroDecoder {
             socket.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    AvroDecoder::new(&schema(), Arc::new(SchemaRegistry::new(RegistryOptions::new(url)).unwrap()))
+    AvroDecoder::new(&schema(), Arc::new(SchemaRegistry::new(RegistryOptions::new(url)).unwrap()), evolve)
 }
 
 fn chunk(values: &[Vec<u8>]) -> RecordChunk {
@@ -138,12 +148,14 @@ async fn bad_records_are_told_apart_and_lose_no_neighbour() {
         not_text,
         b"{\"id\":1}".to_vec(),
         [&[0, 0, 0, 0, 9][..], &good[5..]].concat(),
-        [&[0, 0, 0, 0, 3][..], &good[5..]].concat(),
+        [&[0, 0, 0, 0, 4][..], &good[5..]].concat(),
         event_2("b", "yesterday", 7),
         good[..5].to_vec(),
         good.clone(),
         Vec::new(),
         [&good[..], &good[..]].concat(),
+        [&[0, 0, 0, 0, 3][..], &good[5..]].concat(),
+        [&[0, 0, 0, 0, 5][..], &good[5..]].concat(),
     ];
     let decoded = decoder().await.decode(&chunk(&values)).await.unwrap();
     assert_eq!(decoded.accepted, Some(vec![0, 2, 10]));
@@ -163,9 +175,39 @@ async fn bad_records_are_told_apart_and_lose_no_neighbour() {
             (9, Malformed),
             (11, Malformed),
             (12, Malformed),
+            (13, Malformed),
+            (14, IncompatibleSchema),
         ]
     );
     assert_eq!(decoded.rejected.iter().find(|reject| reject.row == 6).unwrap().schema_id, Some(9));
+}
+
+#[tokio::test]
+async fn json_with_a_registered_schema_goes_beside_avro() {
+    let json = |body: &str| [&[0, 0, 0, 0, 3][..], body.as_bytes()].concat();
+    let values = vec![
+        event("a", 1000, 1.5),
+        json(r#"{"id":"b","at":"1970-01-01T00:00:02Z","value":7}"#),
+        json(r#"{"id":"c"}"#),
+        event("d", 3000, 2.5),
+    ];
+    let decoded = decoder().await.decode(&chunk(&values)).await.unwrap();
+    assert_eq!(decoded.accepted, Some(vec![0, 1, 3]));
+    assert_eq!(decoded.columns[0].as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "b", "d"]);
+    assert_eq!(decoded.rejected[0].code, RejectCode::MissingField);
+    assert_eq!(decoded.rejected[0].schema_id, Some(3));
+}
+
+#[tokio::test]
+async fn a_schema_with_new_fields_is_told_before_its_records_are_cut() {
+    let values = vec![event("a", 1000, 1.5), event_2("b", "1970-01-01T00:00:02Z", 7)];
+    let mut decoder = decoder_that(true).await;
+    let decoded = decoder.decode(&chunk(&values)).await.unwrap();
+    assert_eq!(decoded.newer_schema, Some(2));
+    assert!(decoded.columns.is_empty());
+    // The decoder can go on with what it knows.
+    let decoded = decoder.decode(&chunk(&values[..1])).await.unwrap();
+    assert_eq!((decoded.newer_schema, decoded.columns[0].len()), (None, 1));
 }
 
 /// Records per second on one core.

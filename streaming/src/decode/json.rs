@@ -50,7 +50,7 @@ impl JsonDecoder {
             };
             let outcome = match value {
                 None => Err(Misfit { code: RejectCode::Tombstone, error: "the value is null".to_owned() }),
-                Some(value) => self.decode_one(value),
+                Some(value) => decode_value(&mut self.columns, value),
             };
             match outcome {
                 Ok(()) => {
@@ -65,28 +65,29 @@ impl JsonDecoder {
                 }
             }
         }
-        Ok(Decoded { columns: self.columns.finish()?, accepted, rejected })
+        Ok(Decoded { columns: self.columns.finish()?, accepted, rejected, newer_schema: None })
     }
+}
 
-    fn decode_one(&mut self, value: &[u8]) -> Result<(), Misfit> {
-        // Checked once and as a whole, ignored fields included; the parser then borrows text without looking again.
-        let text = std::str::from_utf8(value)
-            .map_err(|e| Misfit { code: RejectCode::Malformed, error: format!("not UTF-8: {e}") })?;
-        let mut misfit = None;
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let seed = RecordSeed { columns: &mut self.columns, misfit: &mut misfit };
-        let parsed = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
-        match (misfit, parsed) {
-            (Some(misfit), _) => Err(misfit),
-            (None, Err(error)) => Err(Misfit {
-                code: RejectCode::Malformed,
-                error: match error.classify() {
-                    Category::Eof => format!("the JSON is cut short: {error}"),
-                    _ => format!("not a JSON object: {error}"),
-                },
-            }),
-            (None, Ok(())) => self.columns.commit_row(),
-        }
+/// Reads one object into the columns. On a misfit the caller rolls back.
+pub(super) fn decode_value(columns: &mut Columns, value: &[u8]) -> Result<(), Misfit> {
+    // Checked once and as a whole, ignored fields included; the parser then borrows text without looking again.
+    let text = std::str::from_utf8(value)
+        .map_err(|e| Misfit { code: RejectCode::Malformed, error: format!("not UTF-8: {e}") })?;
+    let mut misfit = None;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let seed = RecordSeed { columns, misfit: &mut misfit };
+    let parsed = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    match (misfit, parsed) {
+        (Some(misfit), _) => Err(misfit),
+        (None, Err(error)) => Err(Misfit {
+            code: RejectCode::Malformed,
+            error: match error.classify() {
+                Category::Eof => format!("the JSON is cut short: {error}"),
+                _ => format!("not a JSON object: {error}"),
+            },
+        }),
+        (None, Ok(())) => columns.commit_row(),
     }
 }
 

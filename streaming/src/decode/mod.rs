@@ -39,7 +39,7 @@ pub use timestamp::parse_timestamp_us;
 pub enum ValueFormat {
     /// One JSON object per record, bare or behind the registry's five-byte prefix (JSON Schema).
     Json,
-    /// Avro behind the registry's five-byte prefix.
+    /// Behind the registry's five-byte prefix, Avro or JSON as the schema with that id says.
     Avro,
 }
 
@@ -52,6 +52,9 @@ pub struct Decoded {
     pub accepted: Option<Vec<u32>>,
     /// The others, ascending.
     pub rejected: Vec<Reject>,
+    /// Id of a writer's schema with fields that the table has no columns for; then nothing was decoded. Only where the
+    /// decoder was told to look out for them.
+    pub newer_schema: Option<i32>,
 }
 
 /// Decoder of one topic's values. Keeps its buffers between chunks.
@@ -64,18 +67,23 @@ pub enum Decoder {
 }
 
 impl Decoder {
-    /// Decoder of `format` into `schema`.
+    /// Decoder of `format` into `schema`. `evolve`: stop at writers' schemas with new fields instead of ignoring those.
     ///
     /// # Errors
     /// Avro without a registry: its writer schemas could not be looked up.
-    pub fn new(format: ValueFormat, schema: &RecordSchema, registry: Option<Arc<SchemaRegistry>>) -> Result<Self> {
+    pub fn new(
+        format: ValueFormat,
+        schema: &RecordSchema,
+        registry: Option<Arc<SchemaRegistry>>,
+        evolve: bool,
+    ) -> Result<Self> {
         match format {
             ValueFormat::Json => Ok(Self::Json(JsonDecoder::new(schema))),
             ValueFormat::Avro => {
                 let registry = registry.ok_or_else(|| {
-                    crate::err::config("Avro topics need schema.registry.url to look up their schemas")
+                    crate::err::config("topics with registered schemas need schema.registry.url to look up their schemas")
                 })?;
-                Ok(Self::Avro(Box::new(AvroDecoder::new(schema, registry))))
+                Ok(Self::Avro(Box::new(AvroDecoder::new(schema, registry, evolve))))
             }
         }
     }

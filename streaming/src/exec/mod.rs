@@ -13,6 +13,6 @@ mod units;
 mod tests;
 
 pub use node::KafkaToIcebergExec;
-pub use report::{ConsumedUnit, TaskFailure, TaskReport, WrittenFile, read_reports, report_schema};
-pub use spec::{IngestSpec, TopicSink};
+pub use report::{ConsumedUnit, NewerSchema, TaskFailure, TaskReport, WrittenFile, read_reports, report_schema};
+pub use spec::{IngestSpec, OnError, Tombstones, TopicSink};
 pub use units::{unit_schema, unit_source};

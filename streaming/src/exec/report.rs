@@ -5,7 +5,7 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use chainalytics_common::{Error, Result};
+use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::DataFileInfo;
 
 use crate::batch::Unit;
@@ -40,7 +40,7 @@ pub fn report_schema() -> SchemaRef {
 pub struct ConsumedUnit {
     /// The unit; its range was read completely.
     pub unit: Unit,
-    /// Records read: accepted and rejected.
+    /// Records read: accepted, rejected and skipped.
     pub records: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
@@ -48,6 +48,9 @@ pub struct ConsumedUnit {
     pub accepted: u64,
     /// Records that became dead letters, by code.
     pub rejected: BTreeMap<String, u64>,
+    /// Records that are neither, as they were to be skipped, by code.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped: BTreeMap<String, u64>,
     /// Earliest event time among the accepted, microseconds since the epoch.
     pub event_time_min_us: Option<i64>,
     /// Latest event time among the accepted.
@@ -61,6 +64,16 @@ impl ConsumedUnit {
     pub fn rejected_rows(&self) -> u64 {
         self.rejected.values().sum()
     }
+
+    /// Records that were skipped.
+    pub fn skipped_rows(&self) -> u64 {
+        self.skipped.values().sum()
+    }
+
+    /// Positions without a record: control records, aborted ones, and what compaction removed.
+    pub fn holes(&self) -> u64 {
+        self.unit.len().saturating_sub(self.records)
+    }
 }
 
 /// Why a task could not do its work. It travels as a row: an error would reach the driver as text without its code,
@@ -71,6 +84,18 @@ pub struct TaskFailure {
     pub code: String,
     /// Its message.
     pub message: String,
+    /// The writer's schema that the table must be given columns for first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newer: Option<NewerSchema>,
+}
+
+/// A writer's schema with fields that a topic's table has no columns for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewerSchema {
+    /// Topic.
+    pub topic: String,
+    /// The registry's id.
+    pub schema_id: i32,
 }
 
 /// A data file and the table that it is for.
@@ -98,8 +123,15 @@ pub struct TaskReport {
 impl TaskReport {
     /// Report of a task that failed.
     pub(super) fn failed(error: &Error) -> Self {
-        let failure = TaskFailure { code: error.code().as_str().to_owned(), message: error.message().to_owned() };
-        Self { failures: vec![failure], ..Self::default() }
+        let (code, message) = (error.code().as_str().to_owned(), error.message().to_owned());
+        Self { failures: vec![TaskFailure { code, message, newer: None }], ..Self::default() }
+    }
+
+    /// Report of a task that cannot go on before the table has columns for `newer`.
+    pub(super) fn behind(newer: NewerSchema) -> Self {
+        let message = format!("schema {} of topic '{}' has fields that the table lacks", newer.schema_id, newer.topic);
+        let code = ErrorCode::SchemaMismatch.as_str().to_owned();
+        Self { failures: vec![TaskFailure { code, message, newer: Some(newer) }], ..Self::default() }
     }
 
     pub(super) fn to_batch(&self) -> Result<RecordBatch> {

@@ -15,11 +15,11 @@ use chainalytics_lakehouse::{DataFileWriter, StoreRegistry};
 
 use super::batches::BatchLineage;
 use super::feed::{Fed, Feed};
-use super::report::{ConsumedUnit, TaskReport, WrittenFile};
-use super::spec::{IngestSpec, TopicSink};
+use super::report::{ConsumedUnit, NewerSchema, TaskReport, WrittenFile};
+use super::spec::{IngestSpec, OnError, Tombstones, TopicSink};
 use super::units::from_batch;
 use crate::batch::Unit;
-use crate::decode::Decoder;
+use crate::decode::{Decoder, RecordChunk, Reject, RejectCode};
 use crate::err;
 use crate::kafka::RangeStats;
 use crate::registry::SchemaRegistry;
@@ -48,8 +48,12 @@ pub(super) async fn run(
     match outcome {
         Ok(consumed) => task.finish(consumed).await,
         Err(error) => {
+            let newer = task.newer.take();
             task.abort().await;
-            Err(error)
+            match newer {
+                Some(newer) => Ok(TaskReport::behind(newer)),
+                None => Err(error),
+            }
         }
     }
 }
@@ -67,15 +71,17 @@ struct TopicWriter {
     decoder: Decoder,
     schema: SchemaRef,
     event_time: Option<usize>,
+    tombstones: Tombstones,
     writer: DataFileWriter,
 }
 
 impl TopicWriter {
     fn new(sink: &TopicSink, registry: Option<Arc<SchemaRegistry>>, store: &Arc<StoreRegistry>) -> Result<Self> {
         Ok(Self {
-            decoder: Decoder::new(sink.format, &sink.schema, registry)?,
+            decoder: Decoder::new(sink.format, &sink.schema, registry, sink.evolve)?,
             schema: bronze_schema(&sink.schema),
             event_time: sink.event_time.as_ref().and_then(|name| sink.schema.index_of(name)),
+            tombstones: sink.tombstones,
             writer: DataFileWriter::new(sink.write.clone(), Arc::clone(store))?,
         })
     }
@@ -90,6 +96,8 @@ struct Task {
     dead_letters: Option<DataFileWriter>,
     dead_letters_schema: SchemaRef,
     metrics: TaskMetrics,
+    /// Why the task ends early, if it is a writer's schema.
+    newer: Option<NewerSchema>,
 }
 
 impl Task {
@@ -107,6 +115,7 @@ impl Task {
             dead_letters: None,
             dead_letters_schema: dead_letters_schema(),
             metrics,
+            newer: None,
         })
     }
 
@@ -137,13 +146,17 @@ impl Task {
         Ok(reports)
     }
 
-    async fn chunk(&mut self, unit: &Unit, chunk: &crate::decode::RecordChunk, tally: &mut Tally) -> Result<()> {
+    async fn chunk(&mut self, unit: &Unit, chunk: &RecordChunk, tally: &mut Tally) -> Result<()> {
         let topic = self.topic_writer(&unit.topic)?;
         let timer = self.metrics.decode.timer();
         let Some(topic) = self.topics.get_mut(&topic) else {
             return Err(err::internal(format!("no writer for topic '{}'", unit.topic)));
         };
-        let decoded = topic.decoder.decode(chunk).await?;
+        let mut decoded = topic.decoder.decode(chunk).await?;
+        if let Some(schema_id) = decoded.newer_schema {
+            self.newer = Some(NewerSchema { topic: unit.topic.clone(), schema_id });
+            return Err(err::internal("a writer's schema is newer than the table"));
+        }
         let batch = self.lineage.accepted(&topic.schema, unit, chunk, &decoded)?;
         drop(timer);
 
@@ -157,11 +170,13 @@ impl Task {
             tally.accepted += batch.num_rows() as u64;
             topic.writer.write(&batch).await?;
         }
-        if !decoded.rejected.is_empty() {
-            self.metrics.rejected.add(decoded.rejected.len());
-            for reject in &decoded.rejected {
-                *tally.rejected.entry(reject.code.as_str().to_owned()).or_insert(0) += 1;
+        let tombstones = topic.tombstones;
+        tally.sort_out(&mut decoded.rejected, tombstones, self.spec.on_error);
+        if let Some(first) = decoded.rejected.first() {
+            if self.spec.on_error == OnError::Fail {
+                return Err(refuse(unit, chunk, first));
             }
+            self.metrics.rejected.add(decoded.rejected.len());
             let batch = self.lineage.rejected(&self.dead_letters_schema, unit, chunk, &decoded.rejected)?;
             let writer = match &mut self.dead_letters {
                 Some(writer) => writer,
@@ -221,16 +236,40 @@ impl Task {
     }
 }
 
+/// The error of a record that stops the stream.
+fn refuse(unit: &Unit, chunk: &RecordChunk, reject: &Reject) -> Error {
+    err::record_rejected(format!(
+        "topic '{}' partition {} offset {}: {}: {} (on-error is fail)",
+        unit.topic,
+        unit.partition,
+        chunk.offsets().get(reject.row as usize).copied().unwrap_or(-1),
+        reject.code,
+        reject.error
+    ))
+}
+
 /// A unit's figures while it is read.
 #[derive(Default)]
 struct Tally {
     accepted: u64,
     rejected: BTreeMap<String, u64>,
+    skipped: BTreeMap<String, u64>,
     event_time_min_us: Option<i64>,
     event_time_max_us: Option<i64>,
 }
 
 impl Tally {
+    /// Counts what is no row by its fate, and leaves in `rejected` what is to be kept or to stop the stream.
+    fn sort_out(&mut self, rejected: &mut Vec<Reject>, tombstones: Tombstones, on_error: OnError) {
+        rejected.retain(|reject| {
+            let expected = reject.code == RejectCode::Tombstone && tombstones == Tombstones::Skip;
+            let keep = !expected && on_error != OnError::Skip;
+            let counts = if keep { &mut self.rejected } else { &mut self.skipped };
+            *counts.entry(reject.code.as_str().to_owned()).or_insert(0) += 1;
+            keep
+        });
+    }
+
     fn observe(&mut self, batch: &RecordBatch, column: usize) {
         let Some(times) = batch.column(column).as_primitive_opt::<TimestampMicrosecondType>() else { return };
         self.event_time_min_us = [self.event_time_min_us, min(times)].into_iter().flatten().min();
@@ -245,18 +284,20 @@ impl Tally {
             bytes: stats.bytes,
             accepted: self.accepted,
             rejected: self.rejected,
+            skipped: self.skipped,
             event_time_min_us: self.event_time_min_us,
             event_time_max_us: self.event_time_max_us,
             idle_ms: stats.idle_ms,
         };
-        if report.accepted + report.rejected_rows() != report.records {
+        if report.accepted + report.rejected_rows() + report.skipped_rows() != report.records {
             return Err(err::internal(format!(
-                "topic '{}' partition {}: {} records read, {} accepted, {} rejected",
+                "topic '{}' partition {}: {} records read, {} accepted, {} rejected, {} skipped",
                 report.unit.topic,
                 report.unit.partition,
                 report.records,
                 report.accepted,
-                report.rejected_rows()
+                report.rejected_rows(),
+                report.skipped_rows()
             )));
         }
         Ok(report)

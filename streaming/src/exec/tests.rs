@@ -25,11 +25,14 @@ async fn plan(platform: &TestPlatform, groups: &[Vec<Unit>]) -> Arc<dyn Executio
     let spec = IngestSpec {
         kafka: platform.spec(&["user-events"]).kafka,
         registry: None,
+        on_error: OnError::DeadLetter,
         topics: vec![TopicSink {
             topic: definition.topic,
             format: ValueFormat::Json,
             schema: definition.schema,
             event_time: Some(definition.event_time),
+            tombstones: Tombstones::Reject,
+            evolve: false,
             write: WriteSpec::from_table(&table).unwrap(),
         }],
         dead_letters: WriteSpec::from_table(&dead).unwrap(),

@@ -10,6 +10,7 @@ use chainalytics_common::{Error, Result};
 
 use super::options::KafkaOptions;
 use super::reader::ReaderContext;
+use super::topic_ids::topic_ids;
 use crate::batch::{PartitionEnds, Watermarks};
 use crate::err;
 
@@ -58,6 +59,25 @@ impl KafkaMetadata {
         .await
     }
 
+    /// Ids of the topics asked for, in Kafka's text form; a topic is absent where it does not exist or its brokers tell no
+    /// ids (before 2.8).
+    ///
+    /// # Errors
+    /// `KafkaUnreachable` (retryable).
+    pub async fn topic_ids(&self, topics: &[String]) -> Result<BTreeMap<String, String>> {
+        let topics = topics.to_vec();
+        self.blocking(move |this| {
+            let ids = topic_ids(&this.consumer, &topics, this.options.request_timeout());
+            this.serve();
+            match ids {
+                Ok(ids) => Ok(ids),
+                Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => Ok(BTreeMap::new()),
+                Err(error) => Err(this.failure(&error)),
+            }
+        })
+        .await
+    }
+
     /// Partitions of the topics asked for.
     ///
     /// # Errors
@@ -68,13 +88,15 @@ impl KafkaMetadata {
         for topic in topics {
             match all.remove(topic).or_else(|| found.get(topic).cloned()) {
                 Some(partitions) if !partitions.is_empty() => found.insert(topic.clone(), partitions),
-                _ => {
-                    let names = all.keys().chain(found.keys()).map(String::as_str);
-                    return Err(err::topic_not_found(&self.options.bootstrap_servers, topic, &like(topic, names)));
-                }
+                _ => return Err(self.not_found(topic, all.keys().chain(found.keys()).map(String::as_str))),
             };
         }
         Ok(found)
+    }
+
+    /// The error of a topic that is not there; `names` are.
+    pub(crate) fn not_found<'a>(&self, topic: &str, names: impl Iterator<Item = &'a str>) -> Error {
+        err::topic_not_found(&self.options.bootstrap_servers, topic, &like(topic, names))
     }
 
     /// Watermarks of some partitions of a topic: the high ones under `read_committed`.

@@ -9,6 +9,7 @@ mod metadata;
 mod native;
 mod options;
 mod reader;
+mod topic_ids;
 
 #[cfg(test)]
 pub(crate) mod test_broker;

@@ -1,4 +1,5 @@
-//! librdkafka's queue of one partition, read many records at a call. The only unsafe code of this crate.
+//! librdkafka's queue of one partition, read many records at a call. One of this crate's two modules with unsafe code
+//! (`topic_ids` is the other).
 //!
 //! rdkafka's own `poll` takes a lock, an event and an allocation per record; `rd_kafka_consume_batch_queue` takes one
 //! lock for a batch, needs no consumer group, and its end-of-partition signal carries the offset.

@@ -7,6 +7,8 @@ pub(super) struct SchemaBody {
     pub(super) schema: String,
     #[serde(rename = "schemaType", default)]
     pub(super) schema_type: Option<String>,
+    #[serde(default)]
+    pub(super) references: Vec<ReferenceBody>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -16,6 +18,15 @@ pub(super) struct SubjectVersionBody {
     pub(super) schema: String,
     #[serde(rename = "schemaType", default)]
     pub(super) schema_type: Option<String>,
+    #[serde(default)]
+    pub(super) references: Vec<ReferenceBody>,
+}
+
+/// A schema that another one uses.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct ReferenceBody {
+    pub(super) subject: String,
+    pub(super) version: i32,
 }
 
 #[derive(Debug, Serialize)]

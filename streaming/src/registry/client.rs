@@ -8,13 +8,16 @@ use reqwest::Method;
 
 use chainalytics_common::Result;
 
-use super::body::{CompatibilityBody, RegisterBody, RegisteredBody, SchemaBody, SubjectVersionBody};
+use super::body::{CompatibilityBody, ReferenceBody, RegisterBody, RegisteredBody, SchemaBody, SubjectVersionBody};
 use super::http::{Answer, Http};
 use super::options::RegistryOptions;
+use super::references::inline;
 use crate::err;
 
 /// Schemas kept.
 const SCHEMAS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
+/// Schemas that one schema may refer to, directly or not.
+const REFERENCES_MAX: usize = 64;
 /// How long an unknown id is taken for unknown without asking again.
 const NOT_FOUND_TTL: Duration = Duration::from_secs(30);
 
@@ -56,7 +59,7 @@ pub struct RegisteredSchema {
     pub id: i32,
     /// Language.
     pub schema_type: SchemaType,
-    /// The schema itself.
+    /// The schema itself; Avro with the schemas that it refers to put into it.
     pub text: String,
 }
 
@@ -118,7 +121,8 @@ impl SchemaRegistry {
         let (entry, lookup) = match answer {
             Answer::Done(body) => {
                 let schema_type = SchemaType::parse(body.schema_type.as_deref())?;
-                let schema = Arc::new(RegisteredSchema { id, schema_type, text: body.schema });
+                let text = self.self_contained(schema_type, body.schema, body.references).await?;
+                let schema = Arc::new(RegisteredSchema { id, schema_type, text });
                 (Cached::Schema(Arc::clone(&schema)), Lookup::Found(schema))
             }
             Answer::NotFound => (Cached::NotFound(Instant::now()), Lookup::NotFound),
@@ -137,18 +141,58 @@ impl SchemaRegistry {
         }
     }
 
+    /// Avro with the types that it uses of other subjects put into it. JSON Schemas stay as they are: their `$ref`s are
+    /// not followed.
+    async fn self_contained(
+        &self,
+        schema_type: SchemaType,
+        text: String,
+        references: Vec<ReferenceBody>,
+    ) -> Result<String> {
+        if references.is_empty() || schema_type != SchemaType::Avro {
+            return Ok(text);
+        }
+        let mut wanted = references;
+        let mut seen: Vec<ReferenceBody> = Vec::new();
+        let mut texts = Vec::new();
+        while let Some(reference) = wanted.pop() {
+            if seen.contains(&reference) {
+                continue;
+            }
+            if seen.len() >= REFERENCES_MAX {
+                return Err(err::registry(format!("a schema refers to more than {REFERENCES_MAX} others")));
+            }
+            let path = format!("subjects/{}/versions/{}", escape(&reference.subject), reference.version);
+            match self.http.send::<(), SubjectVersionBody>(Method::GET, &path, None).await? {
+                Answer::Done(body) => {
+                    texts.push(body.schema);
+                    wanted.extend(body.references);
+                }
+                Answer::NotFound => {
+                    // The schema stays as it is; whoever parses it says which type is missing.
+                    let ReferenceBody { subject, version } = &reference;
+                    tracing::warn!(subject, version, "a schema refers to one that the schema registry does not have");
+                }
+                Answer::Refused { code, message } => return Err(refused(code, &message)),
+            }
+            seen.push(reference);
+        }
+        Ok(inline(&text, &texts).unwrap_or_else(|reason| {
+            tracing::warn!(reason, "a schema with references is left as it is");
+            text
+        }))
+    }
+
     /// Latest version of a subject.
     pub async fn latest(&self, subject: &str) -> Result<Lookup<SubjectVersion>> {
         let path = format!("subjects/{}/versions/latest", escape(subject));
         match self.http.send::<(), SubjectVersionBody>(Method::GET, &path, None).await? {
-            Answer::Done(body) => Ok(Lookup::Found(SubjectVersion {
-                version: body.version,
-                schema: RegisteredSchema {
-                    id: body.id,
-                    schema_type: SchemaType::parse(body.schema_type.as_deref())?,
-                    text: body.schema,
-                },
-            })),
+            Answer::Done(body) => {
+                let schema_type = SchemaType::parse(body.schema_type.as_deref())?;
+                let text = self.self_contained(schema_type, body.schema, body.references).await?;
+                let schema = RegisteredSchema { id: body.id, schema_type, text };
+                Ok(Lookup::Found(SubjectVersion { version: body.version, schema }))
+            }
             Answer::NotFound => Ok(Lookup::NotFound),
             Answer::Refused { code, message } => Err(refused(code, &message)),
         }

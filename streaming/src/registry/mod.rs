@@ -15,6 +15,7 @@ mod body;
 mod client;
 mod http;
 mod options;
+mod references;
 
 #[cfg(test)]
 mod tests;

@@ -9,11 +9,11 @@ use chainalytics_lakehouse::{
     CommitOptions, CommitOutcome, DataFileInfo, Decision, Lakehouse, Table, TableChange, TableIdent, Transaction,
 };
 
-use super::load::{BATCH_ID_KEY, table_progress};
-use super::spec::StreamSpec;
+use super::load::{BATCH_ID_KEY, table_standing};
+use super::spec::{StreamSpec, TopicSubscription};
 use crate::batch::{
-    BatchDecision, BatchOffsets, BatchPlan, OFFSETS_KEY, OFFSETS_PROPERTY, PartitionRanges, TopicPlan, Unit, decide,
-    merge_property,
+    BatchDecision, BatchOffsets, BatchPlan, OFFSETS_KEY, OFFSETS_PROPERTY, ProgressError, TOPIC_IDS_PROPERTY, TopicPlan,
+    Unit, decide, merge_property, merge_topic_id,
 };
 use crate::err;
 use crate::exec::TaskReport;
@@ -21,6 +21,8 @@ use crate::exec::TaskReport;
 /// A batch ready to be committed.
 pub(super) struct BatchCommit<'a> {
     pub(super) spec: &'a StreamSpec,
+    /// The topics of the batch, those found by pattern among them.
+    pub(super) topics: &'a [TopicSubscription],
     pub(super) plan: &'a BatchPlan,
     pub(super) batch_id: i64,
     /// The tables as they were planned on.
@@ -68,24 +70,29 @@ impl BatchCommit<'_> {
 
     fn plans_of(&self, ident: &TableIdent) -> Vec<&TopicPlan> {
         let topics: BTreeSet<&str> =
-            self.spec.topics.iter().filter(|topic| &topic.table == ident).map(|topic| topic.topic.as_str()).collect();
+            self.topics.iter().filter(|topic| &topic.table == ident).map(|topic| topic.topic.as_str()).collect();
         self.plan.topics.iter().filter(|plan| topics.contains(plan.topic.as_str())).collect()
     }
 
     fn change(&self, table: &Table, plans: &[&TopicPlan], added: Vec<DataFileInfo>) -> Result<TableChange> {
         let mut offsets = BatchOffsets::default();
+        let lost = |e: ProgressError| err::progress_lost(format!("table {}: {e}", table.ident()));
         let mut property = table.property(OFFSETS_PROPERTY).map(str::to_owned);
-        let mut checks: Vec<(String, PartitionRanges, bool)> = Vec::with_capacity(plans.len());
+        let mut ids = table.property(TOPIC_IDS_PROPERTY).map(str::to_owned);
         for plan in plans {
             offsets.0.insert(plan.topic.clone(), plan.commit.clone());
-            property = Some(
-                merge_property(property.as_deref(), &plan.topic, plan.ends())
-                    .map_err(|e| err::progress_lost(format!("table {}: {e}", table.ident())))?,
-            );
-            checks.push((plan.topic.clone(), plan.commit.clone(), plan.fresh));
+            property = Some(merge_property(property.as_deref(), &plan.topic, plan.ends()).map_err(lost)?);
+            if let Some(id) = &plan.topic_id {
+                ids = Some(merge_topic_id(ids.as_deref(), &plan.topic, id).map_err(lost)?);
+            }
         }
+        let checks: Vec<TopicPlan> = plans.iter().map(|plan| (*plan).clone()).collect();
         let planned_on = table.uuid();
-        Ok(TableChange::append(table.ident().clone(), added)
+        let mut change = TableChange::append(table.ident().clone(), added);
+        if let Some(ids) = ids {
+            change = change.set_property(TOPIC_IDS_PROPERTY, ids);
+        }
+        Ok(change
             .with_summary(OFFSETS_KEY, offsets.to_json())
             .with_summary(BATCH_ID_KEY, self.batch_id.to_string())
             .set_property(OFFSETS_PROPERTY, property.unwrap_or_default())
@@ -93,11 +100,13 @@ impl BatchCommit<'_> {
                 if current.uuid() != planned_on {
                     return Ok(Decision::Conflict("the table was dropped and made anew".to_owned()));
                 }
-                for (topic, ranges, fresh) in &checks {
+                for plan in &checks {
+                    let topic = &plan.topic;
                     // Only `Commit` lets a table go on. "Already committed" would skip this table while the others of
                     // the batch, dead letters among them, went in: so it refuses the whole batch, which is then
                     // planned anew from where the tables stand.
-                    match decide(ranges, *fresh, &table_progress(current, topic)?) {
+                    let (planned, read) = (plan.planned_id.as_deref(), plan.topic_id.as_deref());
+                    match decide(&plan.commit, &plan.basis, planned, read, &table_standing(current, topic)?) {
                         BatchDecision::Commit => {}
                         BatchDecision::AlreadyCommitted => {
                             return Ok(Decision::Conflict(format!(

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use chainalytics_common::Error;
+
 use super::progress::StreamingQueryProgress;
 
 /// Why a query makes no progress for the moment.
@@ -19,14 +21,25 @@ pub struct Waiting {
     pub next_in: Duration,
 }
 
-/// Hears of a query's batches. Called from the query's own task: an implementation must return quickly.
+/// Hears of a query's life and batches, as Spark's `StreamingQueryListener` does. Called from the query's own task: an
+/// implementation must return quickly.
 pub trait ProgressListener: Send + Sync {
+    /// The query begins.
+    fn on_started(&self, query: &str, run_id: &str) {
+        let _ = (query, run_id);
+    }
+
     /// A batch was committed.
     fn on_progress(&self, progress: &StreamingQueryProgress);
 
     /// A trigger found nothing new.
     fn on_idle(&self, query: &str, batch_id: i64) {
         let _ = (query, batch_id);
+    }
+
+    /// The query ended: of itself, on request, or by the error.
+    fn on_terminated(&self, query: &str, run_id: &str, error: Option<&Error>) {
+        let _ = (query, run_id, error);
     }
 
     /// Something is away (broker, registry, catalog); the query waits and tries again.

@@ -1,7 +1,9 @@
 use chainalytics_common::Result;
 use chainalytics_lakehouse::Table;
 
-use crate::batch::{OFFSETS_KEY, OFFSETS_PROPERTY, Progress, progress_of};
+use crate::batch::{
+    OFFSETS_KEY, OFFSETS_PROPERTY, Progress, Standing, TOPIC_IDS_PROPERTY, progress_of, topic_id_of,
+};
 use crate::err;
 
 /// Summary key: batch of the stream that a snapshot belongs to.
@@ -17,6 +19,16 @@ pub fn table_progress(table: &Table, topic: &str) -> Result<Progress> {
     let may_have_rows = table.row_count() != Some(0);
     progress_of(topic, summaries, table.property(OFFSETS_PROPERTY), may_have_rows)
         .map_err(|e| err::progress_lost(format!("table {}: {e}", table.ident())))
+}
+
+/// Where `table` stands with `topic`: its progress, and the id of the topic that it has read of.
+///
+/// # Errors
+/// As [`table_progress`].
+pub fn table_standing(table: &Table, topic: &str) -> Result<Standing> {
+    let topic_id = topic_id_of(table.property(TOPIC_IDS_PROPERTY), topic)
+        .map_err(|e| err::progress_lost(format!("table {}: {e}", table.ident())))?;
+    Ok(Standing { progress: table_progress(table, topic)?, topic_id })
 }
 
 /// Batch of the newest ancestor that a stream wrote.

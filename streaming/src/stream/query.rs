@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,10 @@ pub struct StreamSummary {
     pub output_rows: u64,
     /// Rows in the dead-letter table.
     pub dead_letter_rows: u64,
+    /// Those, by code.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// Records that were dropped as the query was told to.
+    pub skipped_rows: u64,
     /// Batches that were planned anew, as another writer was faster.
     pub conflicts: u64,
     /// Whether it ended because it was asked to.
@@ -67,7 +72,12 @@ impl StreamingQuery {
         cancel: &CancellationToken,
         listener: &dyn ProgressListener,
     ) -> Result<StreamSummary> {
-        match self.run_until_done(exec, trigger, cancel, listener).await {
+        let (name, run_id) = (self.runner.spec().name.clone(), self.runner.spec().run_id.clone());
+        listener.on_started(&name, &run_id);
+        let outcome = self.run_until_done(exec, trigger, cancel, listener).await;
+        let failure = outcome.as_ref().err().filter(|error| !(cancel.is_cancelled() && err::is_cancelled(error)));
+        listener.on_terminated(&name, &run_id, failure);
+        match outcome {
             Err(error) if cancel.is_cancelled() && err::is_cancelled(&error) => {
                 self.summary.stopped = true;
                 Ok(self.summary)
@@ -109,20 +119,29 @@ impl StreamingQuery {
                 Err(error) => return Err(error),
             };
             outage = Outage::default();
-            replans_in_row = 0;
+            replans_in_row = if matches!(outcome, Outcome::Evolved) { replans_in_row + 1 } else { 0 };
+            if replans_in_row > REPLANS_MAX {
+                return Err(err::schema_mismatch("the tables were given new columns again and again, to no avail"));
+            }
             let done = match outcome {
                 Outcome::Committed(progress) => {
                     self.summary.batches += 1;
                     self.summary.input_rows += progress.num_input_rows;
                     self.summary.output_rows += progress.sink.num_output_rows;
                     self.summary.dead_letter_rows += progress.sink.num_dead_letter_rows;
+                    self.summary.skipped_rows += progress.sink.num_skipped_rows;
+                    for (code, count) in &progress.sink.dead_letters {
+                        *self.summary.dead_letters.entry(code.clone()).or_insert(0) += count;
+                    }
                     listener.on_progress(&progress);
+                    self.runner.maintain(exec, cancel).await?;
                     trigger == Trigger::Once
                 }
                 Outcome::Idle { batch_id } => {
                     listener.on_idle(&self.runner.spec().name, batch_id);
                     matches!(trigger, Trigger::Once | Trigger::AvailableNow)
                 }
+                Outcome::Evolved => continue,
             };
             if done {
                 return Ok(());

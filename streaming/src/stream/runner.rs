@@ -4,26 +4,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
 use chainalytics_common::{Error, Result};
 use chainalytics_lakehouse::exec::QueryExecutor;
-use chainalytics_lakehouse::{CommitOutcome, Lakehouse, Table, TableIdent, WriteSpec};
+use chainalytics_lakehouse::maintenance::auto;
+use chainalytics_lakehouse::{Lakehouse, Table, TableIdent, WriteSpec};
+use uuid::Uuid;
 
 use super::commit::{BatchCommit, check_complete};
-use super::load::{last_batch_id, table_progress};
-use super::progress::{SinkProgress, SourceProgress, StreamingQueryProgress};
-use super::spec::{StartPolicy, StreamSpec};
-use crate::batch::{BatchPlan, PartitionEnds, Progress, TopicState, Unit, Watermarks, plan_batch, split_units};
+use super::facts::{Facts, Phases};
+use super::look::Situation;
+use super::progress::StreamingQueryProgress;
+use super::spec::{SchemaEvolution, StreamSpec, TopicSubscription};
+use crate::batch::{BatchLimits, BatchPace, BatchPlan, Basis, PartitionEnds, Unit, plan_batch, split_units};
 use crate::err;
-use crate::exec::{IngestSpec, KafkaToIcebergExec, TaskReport, TopicSink, read_reports, unit_source};
+use crate::exec::{IngestSpec, KafkaToIcebergExec, NewerSchema, TaskReport, TopicSink, read_reports, unit_source};
 use crate::kafka::{GroupCommitter, KafkaMetadata};
 
-/// Bytes of a record while none has been seen.
-const RECORD_BYTES_GUESS: u64 = 512;
 /// Encoded bytes that all writers of one task may buffer together.
 const WRITE_BUFFER_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -36,31 +37,33 @@ pub(super) enum Outcome {
         /// Batch that would be next.
         batch_id: i64,
     },
+    /// Tables were given columns for newer schemas; the batch is still to come.
+    Evolved,
 }
 
 /// Runs batches, and remembers from one to the next what needs not be asked again.
 pub(super) struct BatchRunner {
-    lakehouse: Lakehouse,
-    spec: StreamSpec,
-    kafka: KafkaMetadata,
+    pub(super) lakehouse: Lakehouse,
+    pub(super) spec: StreamSpec,
+    /// The topics read: those of the spec, then those that its pattern found.
+    pub(super) topics: Vec<TopicSubscription>,
+    pub(super) kafka: KafkaMetadata,
     group: Option<GroupCommitter>,
     /// Average record of each topic, bytes.
-    record_bytes: BTreeMap<String, u64>,
+    pub(super) record_bytes: BTreeMap<String, u64>,
     /// Offsets not to pass, by topic; set once for available-now.
-    ceilings: Option<BTreeMap<String, PartitionEnds>>,
+    pub(super) ceilings: Option<BTreeMap<String, PartitionEnds>>,
     /// Where fresh topics start; kept, so that "latest" means the query's start until it is committed.
-    first_offsets: BTreeMap<String, PartitionEnds>,
+    pub(super) first_offsets: BTreeMap<String, PartitionEnds>,
+    /// Topics that the pattern found and that could not be read, since when.
+    pub(super) unreadable: BTreeMap<String, Instant>,
+    pace: BatchPace,
+    /// Tables that the last batch changed.
+    committed: Vec<TableIdent>,
+    event_time_max_us: Option<i64>,
     last_start: Option<Instant>,
     /// Whether brokers and catalog have answered once.
     seen_everything: bool,
-}
-
-/// Where everything stands when a batch is planned.
-struct Situation {
-    tables: BTreeMap<TableIdent, Table>,
-    dead_letters: Table,
-    topics: Vec<TopicState>,
-    batch_id: i64,
 }
 
 impl BatchRunner {
@@ -73,6 +76,11 @@ impl BatchRunner {
         };
         Ok(Self {
             lakehouse,
+            topics: spec.topics.clone(),
+            unreadable: BTreeMap::new(),
+            pace: BatchPace::new(spec.batch_target),
+            committed: Vec::new(),
+            event_time_max_us: None,
             spec,
             kafka,
             group,
@@ -94,19 +102,6 @@ impl BatchRunner {
         self.seen_everything
     }
 
-    /// Bounds the query by what is in the log now.
-    ///
-    /// # Errors
-    /// Those of the brokers; a topic that is not there.
-    pub(super) async fn bound_by_now(&mut self) -> Result<()> {
-        let marks = self.watermarks().await?;
-        let ceilings = marks.into_iter().map(|(topic, marks)| {
-            (topic, marks.into_iter().map(|(partition, marks)| (partition, marks.high)).collect())
-        });
-        self.ceilings = Some(ceilings.collect());
-        Ok(())
-    }
-
     /// Runs the next batch if there is anything to do. Nothing is visible, and nothing is left behind, if it fails or
     /// is cancelled before its commit begins; once begun the commit is brought to its end.
     pub(super) async fn run(&mut self, exec: &dyn QueryExecutor, cancel: &CancellationToken) -> Result<Outcome> {
@@ -119,7 +114,9 @@ impl BatchRunner {
         phases.end("latestOffset", started);
 
         let planning = Instant::now();
-        let plan = plan_batch(&situation.topics, &self.spec.limits).map_err(|e| err::plan(&e))?;
+        let rows_max = self.pace.rows_max(self.spec.limits.rows_max);
+        let limits = BatchLimits { rows_max, ..self.spec.limits };
+        let plan = plan_batch(&situation.topics, &limits).map_err(|e| err::plan(&e))?;
         if !plan.needs_commit() {
             self.last_start = Some(started);
             return Ok(Outcome::Idle { batch_id: situation.batch_id });
@@ -135,22 +132,36 @@ impl BatchRunner {
         let executing = Instant::now();
         let report = match physical {
             None => TaskReport::default(),
-            Some(physical) => cancellable(cancel, execute(exec, physical)).await?,
+            Some(physical) => match cancellable(cancel, execute(exec, physical)).await {
+                Ok(report) => report,
+                Err(error) => {
+                    if err::may_pass(&error) {
+                        self.pace.failed(plan.len());
+                    }
+                    return Err(error);
+                }
+            },
         };
         let paths = report.paths();
-        if let Some(failure) = report.failures.first() {
+        if !report.failures.is_empty() {
             self.lakehouse.store().delete_best_effort(paths).await;
-            return Err(err::from_task(failure));
+            return self.react(&report, &situation, &plan).await;
         }
-        if let Err(error) = check_complete(&groups, &report) {
+        let checked = match check_complete(&groups, &report) {
+            Ok(()) => cancellable(cancel, self.check_topics(&plan)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = checked {
             self.lakehouse.store().delete_best_effort(paths).await;
             return Err(error);
         }
+        let took = executing.elapsed();
         phases.end("addBatch", executing);
 
         let committing = Instant::now();
         let commit = BatchCommit {
             spec: &self.spec,
+            topics: &self.topics,
             plan: &plan,
             batch_id: situation.batch_id,
             tables: &situation.tables,
@@ -170,73 +181,76 @@ impl BatchRunner {
         self.tell_group(&plan).await;
         phases.end("triggerExecution", started);
 
-        self.learn(&report);
+        self.committed = outcome.tables.iter().map(|table| table.ident.clone()).collect();
+        self.learn(&report, took);
         let since_last = self.last_start.map(|last| started.duration_since(last)).unwrap_or_else(|| started.elapsed());
         self.last_start = Some(started);
-        let facts = Facts { situation: &situation, plan: &plan, report: &report, outcome: &outcome };
-        Ok(Outcome::Committed(Box::new(self.progress(facts, timestamp, since_last, started.elapsed(), phases))))
-    }
-
-    /// Asks tables and brokers.
-    async fn look(&mut self) -> Result<Situation> {
-        let catalog = self.lakehouse.catalog();
-        let mut tables = BTreeMap::new();
-        for topic in &self.spec.topics {
-            if !tables.contains_key(&topic.table) {
-                tables.insert(topic.table.clone(), catalog.load_table(&topic.table).await?);
-            }
-        }
-        let dead_letters = catalog.load_table(&self.spec.dead_letters).await?;
-        let batch_id = tables.values().filter_map(last_batch_id).max().map_or(0, |last| last + 1);
-        let marks = self.watermarks().await?;
-
-        let mut topics = Vec::with_capacity(self.spec.topics.len());
-        for subscription in self.spec.topics.clone() {
-            let table = tables
-                .get(&subscription.table)
-                .ok_or_else(|| err::internal(format!("table {} was not loaded", subscription.table)))?;
-            let progress = table_progress(table, &subscription.topic)?;
-            let watermarks = marks.get(&subscription.topic).cloned().unwrap_or_default();
-            let first_offsets = match progress {
-                Progress::At(_) => PartitionEnds::new(),
-                Progress::Fresh => self.first_offsets(&subscription.topic, &watermarks).await?,
-            };
-            topics.push(TopicState {
-                first_offsets,
-                progress,
-                watermarks,
-                ceilings: self.ceilings.as_ref().map(|all| all.get(&subscription.topic).cloned().unwrap_or_default()),
-                record_bytes_avg: self.record_bytes.get(&subscription.topic).copied().unwrap_or(RECORD_BYTES_GUESS),
-                topic: subscription.topic,
-            });
-        }
-        Ok(Situation { tables, dead_letters, topics, batch_id })
-    }
-
-    async fn watermarks(&self) -> Result<BTreeMap<String, BTreeMap<i32, Watermarks>>> {
-        let names: Vec<String> = self.spec.topics.iter().map(|topic| topic.topic.clone()).collect();
-        let partitions = self.kafka.partitions(&names).await?;
-        let mut marks = BTreeMap::new();
-        for (topic, partitions) in partitions {
-            let of_topic = self.kafka.watermarks(&topic, &partitions).await?;
-            marks.insert(topic, of_topic);
-        }
-        Ok(marks)
-    }
-
-    async fn first_offsets(&mut self, topic: &str, marks: &BTreeMap<i32, Watermarks>) -> Result<PartitionEnds> {
-        if let Some(known) = self.first_offsets.get(topic) {
-            return Ok(known.clone());
-        }
-        let offsets = match self.spec.start {
-            StartPolicy::Earliest => {
-                return Ok(marks.iter().map(|(partition, marks)| (*partition, marks.low)).collect());
-            }
-            StartPolicy::Latest => marks.iter().map(|(partition, marks)| (*partition, marks.high)).collect(),
-            StartPolicy::Timestamp(at_ms) => self.kafka.offsets_at(topic, marks, at_ms).await?,
+        let facts = Facts {
+            spec: &self.spec,
+            id: query_id(&situation, &self.spec.name),
+            situation: &situation,
+            plan: &plan,
+            report: &report,
+            outcome: &outcome,
+            timestamp,
+            since_last,
+            duration: started.elapsed(),
+            phases,
+            event_time_max_us: self.event_time_max_us,
         };
-        self.first_offsets.insert(topic.to_owned(), PartitionEnds::clone(&offsets));
-        Ok(offsets)
+        Ok(Outcome::Committed(Box::new(facts.into_progress())))
+    }
+
+    /// Looks after the tables that the last batch changed, as their properties say (`chainalytics.maintenance.*`):
+    /// compaction, joining of manifests, expiry. What fails is left for another time: rows come first.
+    pub(super) async fn maintain(&mut self, exec: &dyn QueryExecutor, cancel: &CancellationToken) -> Result<()> {
+        for ident in std::mem::take(&mut self.committed) {
+            let started = Instant::now();
+            let work = auto(&self.lakehouse, exec, &ident);
+            match cancellable(cancel, work).await {
+                Ok(None) => {}
+                Ok(Some(done)) => {
+                    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::info!(table = %ident, took_ms, ?done, "the table was looked after between batches");
+                }
+                Err(error) if err::is_cancelled(&error) => return Err(error),
+                Err(error) => tracing::warn!(table = %ident, %error, "the table could not be looked after"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows from tasks that failed: tables are given the columns that they lack, or the error.
+    async fn react(&mut self, report: &TaskReport, situation: &Situation, plan: &BatchPlan) -> Result<Outcome> {
+        let mut newer: Vec<NewerSchema> = Vec::new();
+        for found in report.failures.iter().filter_map(|failure| failure.newer.as_ref()) {
+            if !newer.contains(found) {
+                newer.push(found.clone());
+            }
+        }
+        if !newer.is_empty() {
+            self.evolve(&newer, situation).await?;
+            return Ok(Outcome::Evolved);
+        }
+        let error = report.failures.first().map_or_else(|| err::internal("a batch failed without a failure"), err::from_task);
+        if err::may_pass(&error) {
+            self.pace.failed(plan.len());
+        }
+        Err(error)
+    }
+
+    /// Checks that what was read came from the topics that were planned: by name alone the readers would not notice that
+    /// one was deleted and made anew meanwhile.
+    async fn check_topics(&self, plan: &BatchPlan) -> Result<()> {
+        let planned: Vec<_> = plan.topics.iter().filter(|topic| !topic.is_empty() && topic.topic_id.is_some()).collect();
+        let names: Vec<String> = planned.iter().map(|topic| topic.topic.clone()).collect();
+        let now = self.kafka.topic_ids(&names).await?;
+        match planned.iter().find(|topic| now.get(&topic.topic) != topic.topic_id.as_ref()) {
+            None => Ok(()),
+            Some(topic) => {
+                Err(err::stale(format!("topic '{}' was deleted or made anew while it was read", topic.topic)))
+            }
+        }
     }
 
     fn physical_plan(
@@ -245,14 +259,14 @@ impl BatchRunner {
         groups: &[Vec<Unit>],
         timestamp: SystemTime,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let writers = self.spec.topics.len() as u64 + 1;
+        let writers = self.topics.len() as u64 + 1;
         let write_spec = |table: &Table| {
             let mut write = WriteSpec::from_table(table)?;
             write.buffer_bytes_max = write.buffer_bytes_max.min(WRITE_BUFFER_BYTES / writers);
             Ok::<_, Error>(write)
         };
-        let mut topics = Vec::with_capacity(self.spec.topics.len());
-        for subscription in &self.spec.topics {
+        let mut topics = Vec::with_capacity(self.topics.len());
+        for (subscription, schema) in self.topics.iter().zip(&situation.schemas) {
             let table = situation
                 .tables
                 .get(&subscription.table)
@@ -260,14 +274,17 @@ impl BatchRunner {
             topics.push(TopicSink {
                 topic: subscription.topic.clone(),
                 format: subscription.format,
-                schema: subscription.schema.clone(),
+                schema: schema.clone(),
                 event_time: subscription.event_time.clone(),
+                tombstones: subscription.tombstones,
+                evolve: self.spec.evolution == SchemaEvolution::AddColumns,
                 write: write_spec(table)?,
             });
         }
         let spec = IngestSpec {
             kafka: self.spec.kafka.clone(),
             registry: self.spec.registry.clone(),
+            on_error: self.spec.on_error,
             topics,
             dead_letters: write_spec(&situation.dead_letters)?,
             batch_id: situation.batch_id,
@@ -280,6 +297,16 @@ impl BatchRunner {
 
     fn warn_of_loss(&self, plan: &BatchPlan) {
         for topic in &plan.topics {
+            if let Basis::Restart(stood) = &topic.basis {
+                tracing::error!(
+                    topic = topic.topic,
+                    known_id = topic.planned_id,
+                    found_id = topic.topic_id,
+                    stood = ?stood,
+                    "the topic was deleted and made anew, or its log was cut off: the table goes on with what is there now \
+                     (fail-on-data-loss is off)"
+                );
+            }
             for (partition, lost) in &topic.lost {
                 tracing::error!(
                     topic = topic.topic,
@@ -298,8 +325,11 @@ impl BatchRunner {
         }
     }
 
-    /// Remembers how large the records are.
-    fn learn(&mut self, report: &TaskReport) {
+    /// Remembers how large the records are, how fast they went, and how late it is by them.
+    fn learn(&mut self, report: &TaskReport, took: std::time::Duration) {
+        self.pace.observe(report.consumed.iter().map(|consumed| consumed.records).sum(), took);
+        let newest = report.consumed.iter().filter_map(|consumed| consumed.event_time_max_us).max();
+        self.event_time_max_us = self.event_time_max_us.max(newest);
         let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
         for consumed in &report.consumed {
             let sum = sums.entry(&consumed.unit.topic).or_default();
@@ -312,94 +342,11 @@ impl BatchRunner {
             }
         }
     }
-
-    fn progress(
-        &self,
-        facts: Facts<'_>,
-        timestamp: SystemTime,
-        since_last: std::time::Duration,
-        duration: std::time::Duration,
-        phases: Phases,
-    ) -> StreamingQueryProgress {
-        let Facts { situation, plan, report, outcome } = facts;
-        let rows: u64 = report.consumed.iter().map(|consumed| consumed.records).sum();
-        let times = |us: Option<i64>| us.and_then(DateTime::from_timestamp_micros).map(rfc3339);
-        let event_time = [
-            ("min", times(report.consumed.iter().filter_map(|consumed| consumed.event_time_min_us).min())),
-            ("max", times(report.consumed.iter().filter_map(|consumed| consumed.event_time_max_us).max())),
-        ];
-        StreamingQueryProgress {
-            name: self.spec.name.clone(),
-            run_id: self.spec.run_id.clone(),
-            batch_id: situation.batch_id,
-            timestamp: rfc3339(DateTime::<Utc>::from(timestamp)),
-            num_input_rows: rows,
-            input_rows_per_second: per_second(rows, since_last),
-            processed_rows_per_second: per_second(rows, duration),
-            duration_ms: phases.0,
-            event_time: event_time.into_iter().filter_map(|(name, at)| Some((name.to_owned(), at?))).collect(),
-            sources: sources(situation, plan, report),
-            sink: self.sink(report, outcome),
-        }
-    }
-
-    fn sink(&self, report: &TaskReport, outcome: &CommitOutcome) -> SinkProgress {
-        let mut dead_letters: BTreeMap<String, u64> = BTreeMap::new();
-        for (code, count) in report.consumed.iter().flat_map(|consumed| &consumed.rejected) {
-            *dead_letters.entry(code.clone()).or_insert(0) += count;
-        }
-        let tables: Vec<String> = outcome.tables.iter().map(|table| table.ident.name().to_owned()).collect();
-        SinkProgress {
-            description: format!("Iceberg[{}]", tables.join(", ")),
-            num_output_rows: report.consumed.iter().map(|consumed| consumed.accepted).sum(),
-            num_dead_letter_rows: dead_letters.values().sum(),
-            dead_letters,
-            num_output_files: (report.data.len() + report.dead_letters.len()) as u64,
-            num_output_bytes: report
-                .data
-                .iter()
-                .chain(&report.dead_letters)
-                .map(|written| written.file.file_size_bytes)
-                .sum(),
-            snapshot_ids: outcome
-                .tables
-                .iter()
-                .filter_map(|table| Some((table.ident.to_string(), table.snapshot_id?)))
-                .collect(),
-        }
-    }
 }
 
-/// What a batch's progress is made of.
-struct Facts<'a> {
-    situation: &'a Situation,
-    plan: &'a BatchPlan,
-    report: &'a TaskReport,
-    outcome: &'a CommitOutcome,
-}
-
-fn sources(situation: &Situation, plan: &BatchPlan, report: &TaskReport) -> Vec<SourceProgress> {
-    plan.topics
-        .iter()
-        .zip(&situation.topics)
-        .map(|(plan, state)| {
-            let consumed = report.consumed.iter().filter(|consumed| consumed.unit.topic == plan.topic);
-            let (rows, bytes) =
-                consumed.fold((0, 0), |sum, consumed| (sum.0 + consumed.records, sum.1 + consumed.bytes));
-            SourceProgress {
-                description: format!("KafkaV2[{}]", plan.topic),
-                topic: plan.topic.clone(),
-                start_offset: plan.commit.iter().map(|(partition, range)| (*partition, range.start)).collect(),
-                end_offset: plan.ends(),
-                latest_offset: state.watermarks.iter().map(|(partition, marks)| (*partition, marks.high)).collect(),
-                lag: plan.lag.clone(),
-                offsets_behind_latest: plan.lag.values().sum(),
-                num_input_rows: rows,
-                num_input_bytes: bytes,
-                lost_offsets: plan.lost.values().map(crate::batch::OffsetRange::len).sum(),
-            }
-        })
-        .collect()
+/// The query's id: the same for every run of a query of this name into these tables.
+fn query_id(situation: &Situation, name: &str) -> Uuid {
+    Uuid::new_v5(&situation.dead_letters.uuid(), name.as_bytes())
 }
 
 /// Runs a batch's plan and reads its reports.
@@ -416,22 +363,4 @@ pub(super) async fn cancellable<T>(cancel: &CancellationToken, work: impl Future
         () = cancel.cancelled() => Err(err::cancelled("the stream was stopped")),
         outcome = work => outcome,
     }
-}
-
-/// Milliseconds by phase.
-#[derive(Default)]
-struct Phases(BTreeMap<String, u64>);
-
-impl Phases {
-    fn end(&mut self, phase: &str, since: Instant) {
-        self.0.insert(phase.to_owned(), u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
-    }
-}
-
-fn per_second(rows: u64, duration: std::time::Duration) -> f64 {
-    rows as f64 / duration.as_secs_f64().max(0.001)
-}
-
-fn rfc3339(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

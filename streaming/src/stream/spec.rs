@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -5,9 +6,11 @@ use std::time::Duration;
 use chainalytics_common::{Config, Error, Result, keys};
 use chainalytics_lakehouse::TableIdent;
 
-use crate::batch::BatchLimits;
+use super::pattern::TopicPattern;
+use crate::batch::{BatchLimits, PartitionEnds};
 use crate::decode::ValueFormat;
 use crate::err;
+use crate::exec::{OnError, Tombstones};
 use crate::kafka::KafkaOptions;
 use crate::registry::RegistryOptions;
 use crate::topics::{DEAD_LETTERS_TABLE, RecordSchema, TopicDefinition};
@@ -67,7 +70,7 @@ impl fmt::Display for Trigger {
 }
 
 /// Where a table that has no progress yet starts. One with progress goes on from it, whatever this says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartPolicy {
     /// At the first record that the broker has.
     Earliest,
@@ -75,23 +78,42 @@ pub enum StartPolicy {
     Latest,
     /// At the first record not older than this moment, milliseconds since the epoch.
     Timestamp(i64),
+    /// At these offsets, by topic and partition; [`EARLIEST`] and [`LATEST`] as Spark has them. Partitions and topics that
+    /// are not named start at the first record.
+    Offsets(BTreeMap<String, PartitionEnds>),
 }
+
+/// In place of an offset: the first record.
+pub const EARLIEST: i64 = -2;
+/// In place of an offset: behind the last record.
+pub const LATEST: i64 = -1;
 
 impl FromStr for StartPolicy {
     type Err = Error;
 
-    /// `earliest`, `latest`, RFC 3339 text or milliseconds since the epoch.
+    /// `earliest`, `latest`, RFC 3339 text, milliseconds since the epoch, or Spark's JSON `{"topic":{"0":23,"1":-2}}`.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "earliest" => return Ok(StartPolicy::Earliest),
             "latest" => return Ok(StartPolicy::Latest),
             _ => {}
         }
+        if text.trim_start().starts_with('{') {
+            let offsets: BTreeMap<String, PartitionEnds> = serde_json::from_str(text).map_err(|e| {
+                err::invalid(format!("start: expected {{\"topic\":{{\"partition\":offset}}}} (-2 earliest, -1 latest): {e}"))
+            })?;
+            if let Some((topic, offset)) =
+                offsets.iter().find_map(|(topic, ends)| Some((topic, ends.values().find(|end| **end < EARLIEST)?)))
+            {
+                return Err(err::invalid(format!("start: {offset} of topic '{topic}' is no offset (-2 earliest, -1 latest)")));
+            }
+            return Ok(StartPolicy::Offsets(offsets));
+        }
         if let Ok(milliseconds) = text.parse::<i64>() {
             return Ok(StartPolicy::Timestamp(milliseconds));
         }
         crate::decode::parse_timestamp_us(text).map(|us| StartPolicy::Timestamp(us.div_euclid(1000))).ok_or_else(|| {
-            err::invalid(format!("start '{text}': expected earliest, latest, a timestamp or epoch milliseconds"))
+            err::invalid(format!("start '{text}': expected earliest, latest, a timestamp, epoch milliseconds, or {{\"topic\":{{\"0\":23}}}}"))
         })
     }
 }
@@ -109,6 +131,8 @@ pub struct TopicSubscription {
     pub schema: RecordSchema,
     /// Field with the event's time, observed for the progress.
     pub event_time: Option<String>,
+    /// What records without a value mean.
+    pub tombstones: Tombstones,
 }
 
 impl TopicSubscription {
@@ -120,6 +144,29 @@ impl TopicSubscription {
             format,
             schema: definition.schema.clone(),
             event_time: Some(definition.event_time.clone()),
+            tombstones: Tombstones::default(),
+        }
+    }
+}
+
+/// What a writer's schema with new fields does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SchemaEvolution {
+    /// Nothing: the fields are ignored (and named in the log).
+    #[default]
+    None,
+    /// The table gets optional columns for them before the first such record is read.
+    AddColumns,
+}
+
+impl FromStr for SchemaEvolution {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => Ok(Self::None),
+            "add-columns" => Ok(Self::AddColumns),
+            _ => Err(err::invalid(format!("schema evolution '{text}': expected none or add-columns"))),
         }
     }
 }
@@ -131,8 +178,10 @@ pub struct StreamSpec {
     pub name: String,
     /// Run on whose behalf it commits.
     pub run_id: String,
-    /// Topics, at least one.
+    /// Topics; at least one if there is no pattern.
     pub topics: Vec<TopicSubscription>,
+    /// More topics, by their names: those there are and those that appear later.
+    pub pattern: Option<TopicPattern>,
     /// The dead-letter table, which must exist (see `topics::dead_letters_schema`).
     pub dead_letters: TableIdent,
     /// The brokers.
@@ -143,12 +192,21 @@ pub struct StreamSpec {
     pub start: StartPolicy,
     /// What one batch may take.
     pub limits: BatchLimits,
+    /// How long a batch should take: it gets fewer rows than the limits allow if the last ones took longer. Zero: as many
+    /// as the limits allow.
+    pub batch_target: Duration,
+    /// What becomes of records that are no rows.
+    pub on_error: OnError,
+    /// What new fields of the writers' schemas do.
+    pub evolution: SchemaEvolution,
     /// Tasks of a batch at most: the cores to use.
     pub parallelism: usize,
     /// Log positions below which a batch is not divided further.
     pub unit_len_min: u64,
     /// Group to which the offsets are told after each commit, for lag tools only.
     pub consumer_group: Option<String>,
+    /// How far the watermark of the progress lies behind the latest event time.
+    pub watermark_delay: Duration,
     /// How long brokers, registry or catalog may be away in mid-stream before the query fails; `None`: for ever.
     pub outage_max: Option<Duration>,
 }
@@ -166,14 +224,19 @@ impl StreamSpec {
             name: name.into(),
             run_id: run_id.into(),
             topics,
+            pattern: None,
             dead_letters,
             kafka,
             registry: None,
             start: StartPolicy::Earliest,
             limits: BatchLimits { rows_max: 2_000_000, bytes_max: 1 << 30, fail_on_data_loss: true },
+            batch_target: Duration::from_secs(30),
+            on_error: OnError::default(),
+            evolution: SchemaEvolution::default(),
             parallelism: 2,
             unit_len_min: 20_000,
             consumer_group: None,
+            watermark_delay: Duration::from_secs(48 * 3600),
             outage_max: Some(Duration::from_secs(900)),
         }
     }
@@ -198,6 +261,7 @@ impl StreamSpec {
             bytes_max: config.get(&keys::STREAMING_MAX_BYTES).as_u64(),
             fail_on_data_loss: config.get(&keys::STREAMING_FAIL_ON_DATA_LOSS),
         };
+        spec.batch_target = config.get(&keys::STREAMING_BATCH_TARGET);
         spec.parallelism = config.get(&keys::STREAMING_PARALLELISM);
         let group: String = config.get(&keys::STREAMING_CONSUMER_GROUP);
         spec.consumer_group = (!group.is_empty()).then_some(group);
@@ -209,19 +273,26 @@ impl StreamSpec {
     /// # Errors
     /// `InvalidArgument` for a query that cannot work.
     pub(super) fn check(&self) -> Result<()> {
-        if self.topics.is_empty() {
+        if self.topics.is_empty() && self.pattern.is_none() {
             return Err(err::invalid("a stream needs at least one topic"));
         }
         for (position, topic) in self.topics.iter().enumerate() {
             if self.topics[..position].iter().any(|other| other.topic == topic.topic) {
                 return Err(err::invalid(format!("topic '{}' is named twice", topic.topic)));
             }
-            if topic.table == self.dead_letters {
-                return Err(err::invalid(format!("topic '{}' cannot go to the dead-letter table", topic.topic)));
-            }
-            if topic.format == ValueFormat::Avro && self.registry.is_none() {
-                return Err(err::config(format!("topic '{}' is Avro and needs schema.registry.url", topic.topic)));
-            }
+            self.check_topic(topic)?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `InvalidArgument` for a subscription that cannot work.
+    pub(super) fn check_topic(&self, topic: &TopicSubscription) -> Result<()> {
+        if topic.table == self.dead_letters {
+            return Err(err::invalid(format!("topic '{}' cannot go to the dead-letter table", topic.topic)));
+        }
+        if topic.format == ValueFormat::Avro && self.registry.is_none() {
+            return Err(err::config(format!("topic '{}' has registered schemas and needs schema.registry.url", topic.topic)));
         }
         Ok(())
     }
@@ -254,6 +325,10 @@ mod tests {
         assert_eq!("latest".parse::<StartPolicy>().unwrap(), StartPolicy::Latest);
         assert_eq!("1700000000000".parse::<StartPolicy>().unwrap(), StartPolicy::Timestamp(1_700_000_000_000));
         assert_eq!("1970-01-01T00:00:01Z".parse::<StartPolicy>().unwrap(), StartPolicy::Timestamp(1000));
-        assert!("soon".parse::<StartPolicy>().is_err());
+        let StartPolicy::Offsets(offsets) = r#"{"a":{"0":23,"1":-2}}"#.parse().unwrap() else { unreachable!() };
+        assert_eq!(offsets["a"], PartitionEnds::from([(0, 23), (1, EARLIEST)]));
+        for text in ["soon", r#"{"a":5}"#, r#"{"a":{"0":-3}}"#, "{"] {
+            assert!(text.parse::<StartPolicy>().is_err(), "{text}");
+        }
     }
 }

@@ -1,0 +1,307 @@
+//! Record schemas that nobody declared: from a table's columns, an Avro schema, a JSON Schema. And what a writer's schema
+//! means for a table: what is new in it, and whether the two can go together at all.
+
+use arrow::datatypes::{DataType, Schema};
+use serde_json::Value;
+
+use super::bronze::LINEAGE_COLUMNS;
+use super::record::{FieldKind, FieldSpec, RecordSchema};
+
+/// Lineage of rows that came from files; not the record's.
+const FILE_LINEAGE: [&str; 2] = ["source_file", "source_row"];
+
+/// One field of a writer's schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterField {
+    /// Name.
+    pub name: String,
+    /// Type of a column that can take it; `None` for what no column takes (lists, maps, records, bytes).
+    pub kind: Option<FieldKind>,
+    /// Whether null is a value.
+    pub nullable: bool,
+}
+
+/// What a writer's schema means for a table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SchemaFit {
+    /// Fields that the table has no column for, as optional columns.
+    pub new: Vec<FieldSpec>,
+    /// Fields that the table has no column for and that no column takes.
+    pub untakeable: Vec<String>,
+    /// Why no record of this schema can become a row.
+    pub incompatible: Option<String>,
+}
+
+fn is_lineage(name: &str) -> bool {
+    LINEAGE_COLUMNS.contains(&name) || FILE_LINEAGE.contains(&name)
+}
+
+/// The records of a table: its declared fields, then the columns that were added to it since. Columns of types that no
+/// field has (lists, decimals...) stay null.
+///
+/// # Errors
+/// The name of a required column that no record can fill.
+pub fn record_of_table(table: &Schema, declared: Option<&RecordSchema>) -> Result<RecordSchema, String> {
+    let mut fields = declared.map(|schema| schema.fields.clone()).unwrap_or_default();
+    for column in table.fields() {
+        let name = column.name();
+        if is_lineage(name) || fields.iter().any(|field| field.name.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        match kind_of(column.data_type()) {
+            Some(kind) => {
+                fields.push(FieldSpec { required: !column.is_nullable(), ..FieldSpec::optional(name, kind) });
+            }
+            None if column.is_nullable() => {}
+            None => return Err(format!("column '{name}' is required and of type {}", column.data_type())),
+        }
+    }
+    Ok(RecordSchema::new(fields))
+}
+
+fn kind_of(data_type: &DataType) -> Option<FieldKind> {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(FieldKind::Text),
+        DataType::Int32 => Some(FieldKind::Int),
+        DataType::Int64 => Some(FieldKind::Long),
+        DataType::Float32 | DataType::Float64 => Some(FieldKind::Double),
+        DataType::Boolean => Some(FieldKind::Boolean),
+        DataType::Timestamp(_, _) => Some(FieldKind::Timestamp),
+        _ => None,
+    }
+}
+
+/// The fields of an Avro record schema.
+///
+/// # Errors
+/// Why it is none.
+pub fn avro_fields(schema: &str) -> Result<Vec<WriterField>, String> {
+    let schema: Value = serde_json::from_str(schema).map_err(|e| format!("not JSON: {e}"))?;
+    if schema["type"] != "record" {
+        return Err("not an Avro record".to_owned());
+    }
+    let fields = schema["fields"].as_array().ok_or("an Avro record without fields")?;
+    fields
+        .iter()
+        .map(|field| {
+            let name = field["name"].as_str().ok_or("an Avro field without a name")?.to_owned();
+            let (kind, nullable) = avro_type(&field["type"]);
+            Ok(WriterField { name, kind, nullable })
+        })
+        .collect()
+}
+
+fn avro_type(schema: &Value) -> (Option<FieldKind>, bool) {
+    match schema {
+        Value::String(name) => (avro_kind(name, None), name == "null"),
+        Value::Array(branches) => {
+            let nullable = branches.iter().any(|branch| branch == "null");
+            let mut others = branches.iter().filter(|branch| *branch != "null");
+            match (others.next(), others.next()) {
+                (Some(only), None) => (avro_type(only).0, nullable),
+                _ => (None, nullable),
+            }
+        }
+        Value::Object(object) => match object.get("type") {
+            Some(Value::String(name)) => {
+                (avro_kind(name, object.get("logicalType").and_then(Value::as_str)), false)
+            }
+            Some(inner) => avro_type(inner),
+            None => (None, false),
+        },
+        _ => (None, false),
+    }
+}
+
+fn avro_kind(name: &str, logical: Option<&str>) -> Option<FieldKind> {
+    match (name, logical) {
+        ("long", Some(logical)) if logical.contains("timestamp-") => Some(FieldKind::Timestamp),
+        ("int", Some("date")) => Some(FieldKind::Timestamp),
+        ("int" | "long", Some(logical)) if logical.starts_with("time-") => None,
+        ("bytes" | "fixed", Some("decimal")) => Some(FieldKind::Double),
+        ("fixed", Some("uuid")) | ("string" | "enum", _) => Some(FieldKind::Text),
+        ("int", _) => Some(FieldKind::Int),
+        ("long", _) => Some(FieldKind::Long),
+        ("float" | "double", _) => Some(FieldKind::Double),
+        ("boolean", _) => Some(FieldKind::Boolean),
+        _ => None,
+    }
+}
+
+/// The properties of a JSON Schema that describes an object.
+///
+/// # Errors
+/// Why it is none.
+pub fn json_schema_fields(schema: &str) -> Result<Vec<WriterField>, String> {
+    let schema: Value = serde_json::from_str(schema).map_err(|e| format!("not JSON: {e}"))?;
+    let properties = schema["properties"].as_object().ok_or("a JSON Schema without properties")?;
+    let required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    Ok(properties
+        .iter()
+        .map(|(name, property)| {
+            let (kind, nullable) = json_type(property);
+            WriterField { name: name.clone(), kind, nullable: nullable || !required.contains(&name.as_str()) }
+        })
+        .collect())
+}
+
+fn json_type(property: &Value) -> (Option<FieldKind>, bool) {
+    let named = |name: &str| match name {
+        "string" if property["format"] == "date-time" => Some(FieldKind::Timestamp),
+        "string" => Some(FieldKind::Text),
+        "integer" => Some(FieldKind::Long),
+        "number" => Some(FieldKind::Double),
+        "boolean" => Some(FieldKind::Boolean),
+        _ => None,
+    };
+    if let Some(branches) = property["oneOf"].as_array().or_else(|| property["anyOf"].as_array()) {
+        let nullable = branches.iter().any(|branch| branch["type"] == "null");
+        let mut others = branches.iter().filter(|branch| branch["type"] != "null");
+        return match (others.next(), others.next()) {
+            (Some(only), None) => (json_type(only).0, nullable),
+            _ => (None, nullable),
+        };
+    }
+    match &property["type"] {
+        Value::String(name) => (named(name), name == "null"),
+        Value::Array(names) => {
+            let nullable = names.iter().any(|name| name == "null");
+            let mut others = names.iter().filter_map(Value::as_str).filter(|name| *name != "null");
+            match (others.next(), others.next()) {
+                (Some(only), None) => (named(only), nullable),
+                _ => (None, nullable),
+            }
+        }
+        _ => (None, false),
+    }
+}
+
+/// Compares a writer's fields with the columns that there are.
+pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
+    let mut fit = SchemaFit::default();
+    for field in writer {
+        match schema.index_of(&field.name).map(|index| &schema.fields[index]) {
+            Some(declared) if !takes(declared.kind, field.kind) => {
+                let found = field.kind.map_or("a type that no column takes", FieldKind::name);
+                fit.incompatible.get_or_insert_with(|| {
+                    format!("field '{}' is {found}, the column takes {}", field.name, declared.kind.name())
+                });
+            }
+            Some(_) => {}
+            None if is_lineage(&field.name) => {}
+            None => match field.kind {
+                Some(kind) => fit.new.push(FieldSpec::optional(&field.name, kind)),
+                None => fit.untakeable.push(field.name.clone()),
+            },
+        }
+    }
+    for declared in schema.fields.iter().filter(|declared| declared.required) {
+        if !writer.iter().any(|field| field.name == declared.name) {
+            fit.incompatible
+                .get_or_insert_with(|| format!("it lacks the required field '{}'", declared.name));
+        }
+    }
+    fit
+}
+
+/// Whether some value of the writer's type fits a column. Where only some do, each record is judged by itself.
+fn takes(column: FieldKind, writer: Option<FieldKind>) -> bool {
+    use FieldKind::{Boolean, Double, Id, Int, Long, Text, Timestamp};
+    let Some(writer) = writer else { return false };
+    match column {
+        Text => matches!(writer, Text | Id),
+        Id => matches!(writer, Text | Id | Int | Long),
+        Int | Long | Double => matches!(writer, Int | Long | Double),
+        Boolean => writer == Boolean,
+        Timestamp => matches!(writer, Timestamp | Text | Int | Long | Double),
+    }
+}
+
+/// Declared fields for a writer's schema, where no table says otherwise: what a new table is made with. The event's time
+/// and the fields that are never null are required.
+pub fn record_of_writer(writer: &[WriterField]) -> RecordSchema {
+    let field = |field: &WriterField| {
+        let kind = field.kind?;
+        let spec = FieldSpec::optional(&field.name, kind);
+        (!is_lineage(&field.name)).then_some(FieldSpec { required: !field.nullable, ..spec })
+    };
+    RecordSchema::new(writer.iter().filter_map(field).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::{bronze_schema, platform_topic};
+    use super::*;
+
+    const EVENT: &str = r#"{"type":"record","name":"E","fields":[
+        {"name":"id","type":"string"},
+        {"name":"at","type":{"type":"long","logicalType":"timestamp-micros"}},
+        {"name":"value","type":["null","double"]},
+        {"name":"kind","type":{"type":"enum","name":"K","symbols":["A"]}},
+        {"name":"tags","type":{"type":"array","items":"string"}},
+        {"name":"many","type":["int","string"]}]}"#;
+
+    #[test]
+    fn avro_types_become_kinds() {
+        let fields = avro_fields(EVENT).unwrap();
+        let kinds: Vec<_> = fields.iter().map(|field| (field.name.as_str(), field.kind, field.nullable)).collect();
+        assert_eq!(
+            kinds,
+            [
+                ("id", Some(FieldKind::Text), false),
+                ("at", Some(FieldKind::Timestamp), false),
+                ("value", Some(FieldKind::Double), true),
+                ("kind", Some(FieldKind::Text), false),
+                ("tags", None, false),
+                ("many", None, false),
+            ]
+        );
+        assert!(avro_fields(r#""string""#).is_err());
+    }
+
+    #[test]
+    fn json_schemas_become_kinds() {
+        let fields = json_schema_fields(
+            r#"{"type":"object","required":["id"],"properties":{
+                "id":{"type":"string"},"at":{"type":"string","format":"date-time"},"n":{"type":["null","integer"]},
+                "x":{"oneOf":[{"type":"null"},{"type":"number"}]},"list":{"type":"array"}}}"#,
+        )
+        .unwrap();
+        let kind = |name: &str| fields.iter().find(|field| field.name == name).map(|f| (f.kind, f.nullable)).unwrap();
+        assert_eq!(kind("id"), (Some(FieldKind::Text), false));
+        assert_eq!(kind("at"), (Some(FieldKind::Timestamp), true));
+        assert_eq!(kind("n"), (Some(FieldKind::Long), true));
+        assert_eq!(kind("x"), (Some(FieldKind::Double), true));
+        assert_eq!(kind("list").0, None);
+    }
+
+    #[test]
+    fn new_fields_are_found_and_impossible_ones_named() {
+        let schema = RecordSchema::new(vec![
+            FieldSpec::required("id", FieldKind::Id),
+            FieldSpec::optional("value", FieldKind::Long),
+        ]);
+        let found = fit(&schema, &avro_fields(EVENT).unwrap());
+        assert_eq!(found.new.iter().map(|field| field.name.as_str()).collect::<Vec<_>>(), ["at", "kind"]);
+        assert_eq!(found.untakeable, ["tags", "many"]);
+        assert_eq!(found.incompatible, None);
+
+        let narrow = RecordSchema::new(vec![FieldSpec::optional("id", FieldKind::Double)]);
+        assert!(fit(&narrow, &avro_fields(EVENT).unwrap()).incompatible.unwrap().contains("'id'"));
+        let demanding = RecordSchema::new(vec![FieldSpec::required("nothing", FieldKind::Text)]);
+        assert!(fit(&demanding, &avro_fields(EVENT).unwrap()).incompatible.unwrap().contains("'nothing'"));
+    }
+
+    #[test]
+    fn a_table_tells_what_was_added_to_it() {
+        let declared = platform_topic("products").unwrap().schema;
+        let mut fields = bronze_schema(&declared).fields().to_vec();
+        assert_eq!(record_of_table(&bronze_schema(&declared), Some(&declared)).unwrap(), declared);
+        fields.push(std::sync::Arc::new(arrow::datatypes::Field::new("colour", DataType::Utf8, true)));
+        let record = record_of_table(&Schema::new(fields), Some(&declared)).unwrap();
+        assert_eq!(record.fields.last().unwrap(), &FieldSpec::optional("colour", FieldKind::Text));
+        assert_eq!(record.fields.len(), declared.fields.len() + 1);
+    }
+}
