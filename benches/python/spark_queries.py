@@ -3,6 +3,9 @@
 BENCH_SPARK_MASTER is the master (default local[threads]); BENCH_SPARK_CONF holds further settings, key=value separated by commas.
 """
 import datetime, decimal, json, os, sys, time
+
+# Before Spark looks for an address of the machine: nothing here leaves it.
+os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 from pyspark.sql import SparkSession
 
 
@@ -14,7 +17,7 @@ def plain(value):
 
 asked = json.load(sys.stdin)
 builder = SparkSession.builder.master(os.environ.get("BENCH_SPARK_MASTER", f"local[{asked['threads']}]"))
-settings = {"spark.sql.shuffle.partitions": "12", "spark.driver.memory": "6g", "spark.ui.enabled": "false", "spark.driver.bindAddress": "127.0.0.1"}
+settings = {"spark.sql.shuffle.partitions": "12", "spark.driver.memory": "6g", "spark.ui.enabled": "false", "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
 settings.update(pair.split("=", 1) for pair in os.environ.get("BENCH_SPARK_CONF", "").split(",") if pair)
 for key, value in settings.items():
     builder = builder.config(key, value)

@@ -11,12 +11,16 @@ use std::time::Duration;
 pub const TICKS_PER_SECOND: f64 = 100.0;
 const INTERVAL: Duration = Duration::from_millis(200);
 const PAGE_BYTES: u64 = 4096;
+/// Proportional memory is dear to read: every so many samples.
+const PSS_EVERY: u32 = 5;
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     /// Highest sum of resident memory of all processes at one moment, in bytes.
     pub peak_rss_bytes: u64,
+    /// The same with pages that several processes share (the program itself) counted once.
+    pub peak_pss_bytes: u64,
     /// CPU time of all processes between start and end, in seconds.
     pub cpu_seconds: f64,
 }
@@ -37,7 +41,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    samples: u32,
     peak_rss_bytes: u64,
+    peak_pss_bytes: u64,
     /// CPU ticks of each process when first and last seen.
     ticks: BTreeMap<u32, (u64, u64)>,
 }
@@ -85,7 +91,7 @@ impl Sampler {
         self.shared.sample(false);
         let state = self.shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let ticks: u64 = state.ticks.values().map(|(first, last)| last - first).sum();
-        Usage { peak_rss_bytes: state.peak_rss_bytes, cpu_seconds: ticks as f64 / TICKS_PER_SECOND }
+        Usage { peak_rss_bytes: state.peak_rss_bytes, peak_pss_bytes: state.peak_pss_bytes, cpu_seconds: ticks as f64 / TICKS_PER_SECOND }
     }
 }
 
@@ -105,14 +111,26 @@ impl Shared {
             wanted.extend(more);
         }
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut rss = 0;
+        let (mut rss, mut pss) = (0, 0);
+        let with_pss = state.samples.is_multiple_of(PSS_EVERY);
+        state.samples += 1;
         for (pid, process) in all.iter().filter(|(pid, _)| wanted.contains(pid)) {
             rss += process.rss_bytes;
+            if with_pss {
+                pss += pss_bytes(*pid).unwrap_or(process.rss_bytes);
+            }
             let entry = state.ticks.entry(*pid).or_insert((if first { process.ticks } else { 0 }, process.ticks));
             entry.1 = entry.1.max(process.ticks);
         }
         state.peak_rss_bytes = state.peak_rss_bytes.max(rss);
+        state.peak_pss_bytes = state.peak_pss_bytes.max(pss);
     }
+}
+
+fn pss_bytes(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find(|l| l.starts_with("Pss:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
 }
 
 fn processes() -> BTreeMap<u32, Process> {

@@ -49,6 +49,7 @@ pub struct Options {
 struct Measured {
     seconds: Option<f64>,
     peak_rss_bytes: u64,
+    peak_pss_bytes: u64,
     broker_rss_bytes: u64,
     cpu_seconds: f64,
 }
@@ -56,6 +57,7 @@ struct Measured {
 impl Measured {
     fn add(&mut self, seconds: f64, usage: &Usage, broker_rss_bytes: u64) {
         self.peak_rss_bytes = self.peak_rss_bytes.max(usage.peak_rss_bytes);
+        self.peak_pss_bytes = self.peak_pss_bytes.max(usage.peak_pss_bytes);
         self.broker_rss_bytes = self.broker_rss_bytes.max(broker_rss_bytes);
         if self.seconds.is_none_or(|best| seconds < best) {
             self.seconds = Some(seconds);
@@ -75,7 +77,7 @@ pub fn run(options: &Options) -> Result<()> {
     let rate = |m: &Measured| m.seconds.map(|s| options.records as f64 / s);
     let mut table = format!(
         "`make bench-streaming RECORDS={} ROUNDS={}`, {}: {} JSON records of {:.0} bytes, {}, {} executors, best of {} rounds; {}.\n\n\
-         | engine | seconds | records/s | peak RSS MB (broker) | CPU s |\n|---|---|---|---|---|\n",
+         | engine | seconds | records/s | peak RSS MB | peak PSS MB | broker RSS MB | CPU s |\n|---|---|---|---|---|---|---|\n",
         options.records,
         options.rounds,
         results::now(),
@@ -90,14 +92,15 @@ pub fn run(options: &Options) -> Result<()> {
         let _ = match measured {
             Some(m) => writeln!(
                 table,
-                "| {name} | {:.2} | {:.0} | {} ({}) | {:.1} |",
+                "| {name} | {:.2} | {:.0} | {} | {} | {} | {:.1} |",
                 m.seconds.unwrap_or_default(),
                 rate(m).unwrap_or_default(),
                 m.peak_rss_bytes >> 20,
+                m.peak_pss_bytes >> 20,
                 m.broker_rss_bytes >> 20,
                 m.cpu_seconds
             ),
-            None => writeln!(table, "| {name} | not run | | | |"),
+            None => writeln!(table, "| {name} | not run | | | | | |"),
         };
     }
     if let Some(spark) = &spark {
@@ -106,7 +109,7 @@ pub fn run(options: &Options) -> Result<()> {
     std::io::stdout().write_all(table.as_bytes()).map_err(|e| format!("cannot print: {e}"))?;
     if !options.dry_run {
         let value = |m: &Measured| {
-            json!({ "seconds": m.seconds, "records_per_second": rate(m), "peak_rss_mb": m.peak_rss_bytes >> 20, "broker_rss_mb": m.broker_rss_bytes >> 20,
+            json!({ "seconds": m.seconds, "records_per_second": rate(m), "peak_rss_mb": m.peak_rss_bytes >> 20, "peak_pss_mb": m.peak_pss_bytes >> 20, "broker_rss_mb": m.broker_rss_bytes >> 20,
                 "cpu_seconds": m.cpu_seconds })
         };
         results::append(

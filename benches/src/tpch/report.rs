@@ -66,12 +66,14 @@ pub(super) fn table(options: &Options, machine: &Value, measured: &BTreeMap<Side
             let _ = write!(text, " {} |", geometric_mean(&ratios).map_or("-".to_owned(), |m| format!("{m:.2}")));
         }
     }
-    let _ = write!(text, "\n| peak RSS MB |");
-    for side in &sides {
-        let _ = write!(text, " {} |", measured[side].peak_rss_bytes >> 20);
-    }
-    if compare {
-        let _ = write!(text, "{}", " |".repeat(others.len()));
+    for (name, of) in [("RSS", (|m| m.peak_rss_bytes) as fn(&Measured) -> u64), ("PSS", |m| m.peak_pss_bytes)] {
+        let _ = write!(text, "\n| peak {name} MB |");
+        for side in &sides {
+            let _ = write!(text, " {} |", of(&measured[side]) >> 20);
+        }
+        if compare {
+            let _ = write!(text, "{}", " |".repeat(others.len()));
+        }
     }
     let _ = write!(text, "\n| CPU s a pass |");
     let cpu = |side: &Side| measured[side].cpu_seconds.iter().copied().fold(f64::INFINITY, f64::min) / options.passes.max(1) as f64;

@@ -88,6 +88,7 @@ pub(super) struct Measured {
     /// Best time of each query, in seconds.
     pub(super) best: BTreeMap<usize, f64>,
     pub(super) peak_rss_bytes: u64,
+    pub(super) peak_pss_bytes: u64,
     /// CPU time of each round.
     pub(super) cpu_seconds: Vec<f64>,
     answers: BTreeMap<usize, Vec<Value>>,
@@ -166,6 +167,7 @@ pub fn run(options: &Options) -> Result<()> {
             let usage = sampler.stop();
             let entry = measured.entry(*side).or_default();
             entry.peak_rss_bytes = entry.peak_rss_bytes.max(usage.peak_rss_bytes);
+            entry.peak_pss_bytes = entry.peak_pss_bytes.max(usage.peak_pss_bytes);
             entry.cpu_seconds.push(usage.cpu_seconds);
             let total: f64 = timed.iter().map(|t| t.seconds).sum::<f64>() / options.passes.max(1) as f64;
             note(&format!("round {round}, {}: {total:.2} s a pass, {:.1} s of CPU", side.name(), usage.cpu_seconds));
@@ -225,7 +227,7 @@ fn line(options: &Options, machine: &Value, measured: &BTreeMap<Side, Measured>)
         .map(|(side, m)| {
             let best: BTreeMap<String, f64> = m.best.iter().map(|(n, s)| (format!("q{n:02}"), (s * 1000.0).round())).collect();
             let value = json!({ "best_ms": best, "total_ms": (m.best.values().sum::<f64>() * 1000.0).round(),
-                "peak_rss_mb": m.peak_rss_bytes >> 20, "cpu_seconds": m.cpu_seconds });
+                "peak_rss_mb": m.peak_rss_bytes >> 20, "peak_pss_mb": m.peak_pss_bytes >> 20, "cpu_seconds": m.cpu_seconds });
             (side.name(), value)
         })
         .collect();
