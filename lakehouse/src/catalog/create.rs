@@ -138,9 +138,9 @@ impl Catalog {
 
 /// A new table in Iceberg's own terms.
 pub(super) struct Definition {
-    pub schema: Schema,
-    pub spec: UnboundPartitionSpec,
-    pub sort_order: SortOrder,
+    schema: Schema,
+    spec: UnboundPartitionSpec,
+    sort_order: SortOrder,
     /// Those of its creator and our defaults; without `format-version`.
     properties: HashMap<String, String>,
     format_version: FormatVersion,
@@ -163,7 +163,7 @@ impl Definition {
         Ok(Self { schema, spec, sort_order, properties, format_version })
     }
 
-    fn first_metadata(self, location: String) -> Result<TableMetadata> {
+    pub(super) fn first_metadata(self, location: String) -> Result<TableMetadata> {
         let (spec, order) = (self.spec, self.sort_order);
         let builder =
             TableMetadataBuilder::new(self.schema, spec, order, location, self.format_version, self.properties)

@@ -128,14 +128,17 @@ impl RestCatalog {
     pub(crate) async fn create_table(&self, create: &CreateTable, store: &Arc<StoreRegistry>) -> Result<Option<Table>> {
         let ident = &create.ident;
         let definition = Definition::of(create)?;
+        let properties = definition.all_properties();
+        // Some servers want every id, which only the metadata's builder gives. Where the table will be is theirs to say.
+        let model = definition.first_metadata("memory:/nowhere".to_owned())?;
         let body = CreateTableBody {
             name: ident.name(),
             location: create.location.as_deref().map(normalize_location).transpose()?,
-            schema: &definition.schema,
-            partition_spec: definition.spec.clone(),
-            write_order: &definition.sort_order,
+            schema: model.current_schema().as_ref(),
+            partition_spec: model.default_partition_spec().as_ref().clone().into_unbound(),
+            write_order: model.default_sort_order().as_ref(),
             stage_create: false,
-            properties: definition.all_properties(),
+            properties,
         };
         let path = format!("{}/tables", self.namespace_path(ident.namespace()));
         match self.http.send::<TableBody>(Method::POST, &path, &[], Some(&body)).await {
