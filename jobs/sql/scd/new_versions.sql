@@ -1,5 +1,5 @@
 -- Each effective change but a deletion is a version; keys go on from the greatest.
-SELECT k.greatest_key + row_number() OVER (ORDER BY e.customer_id, e.sequence) AS customer_key, e.customer_id, e.customer_name, e.customer_segment,
+SELECT k.greatest_key + CAST(row_number() OVER (ORDER BY e.customer_id, e.sequence) AS BIGINT) AS customer_key, e.customer_id, e.customer_name, e.customer_segment,
        e.purchase_behavior, e.geographic_region, e.lifecycle_stage, e.changed_at AS valid_from, e.next_changed_at AS valid_to,
        e.next_changed_at IS NULL AS is_current, CAST(coalesce(v.last_version, 0) + e.nth AS INT) AS version,
        CASE WHEN e.next_operation = 'delete' THEN e.next_sequence ELSE e.sequence END AS source_sequence

@@ -27,7 +27,7 @@ pub(crate) fn arrival(with_ingestion: bool) -> &'static str {
 
 /// Hours between two moments, as SQL. Never negative: a clock that is ahead makes nothing late.
 pub(crate) fn delay_hours(time: &str, arrival: &str) -> String {
-    format!("greatest((date_part('epoch', {arrival}) - date_part('epoch', {time})) / 3600.0, 0.0)")
+    format!("CAST(greatest(arrow_cast({arrival}, 'Int64') - arrow_cast({time}, 'Int64'), 0) AS DOUBLE) / 3600000000.0")
 }
 
 /// A CASE over `delay_hours` that gives something of the category.

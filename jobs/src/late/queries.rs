@@ -52,7 +52,7 @@ impl<'a> Queries<'a> {
         format!(
             "SELECT kafka_partition, count(*) AS n, {}, avg(CAST({} AS DOUBLE)) AS average_score, avg(delay_hours) * 3600.0 AS average_delay_s, \
              max(delay_hours) * 3600.0 AS max_delay_s, count(*) FILTER (WHERE {time} < seen) AS out_of_order, \
-             max(date_part('epoch', seen) - date_part('epoch', {time})) FILTER (WHERE {time} < seen) AS max_out_of_order_s, \
+             CAST(max(arrow_cast(seen, 'Int64') - arrow_cast({time}, 'Int64')) FILTER (WHERE {time} < seen) AS DOUBLE) / 1000000.0 AS max_out_of_order_s, \
              max({time}) AS max_event, max(arrival) AS last_arrival, min(kafka_offset) AS first_offset, max(kafka_offset) AS last_offset \
              FROM (SELECT *, {seen} AS seen FROM ({}) AS j) AS s GROUP BY kafka_partition ORDER BY kafka_partition",
             counts.join(", "),

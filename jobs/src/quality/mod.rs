@@ -140,7 +140,7 @@ async fn table(context: &JobContext, rules: &TableRules, freshness: Duration, no
     if let Some(time) = rules.time {
         columns.push(format!("count(*) FILTER (WHERE {time} > {}) AS future, max({time}) AS newest", moment(now)));
         if let Some(arrival) = rules.arrival {
-            let delay = format!("greatest(date_part('epoch', {arrival}) - date_part('epoch', {time}), 0.0)");
+            let delay = format!("CAST(greatest(arrow_cast({arrival}, 'Int64') - arrow_cast({time}, 'Int64'), 0) AS DOUBLE) / 1000000.0");
             columns.push(format!("avg({delay}) AS average_delay_s, max({delay}) AS max_delay_s"));
         }
     }
