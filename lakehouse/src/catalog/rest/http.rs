@@ -180,7 +180,7 @@ pub(super) fn refusal(status: StatusCode, text: &str) -> Failure {
     let oauth = || serde_json::from_str::<Value>(text).ok().and_then(|v| Some(v.get("error")?.as_str()?.to_owned()));
     let (kind, message) = match body {
         Some(body) => (body.error.kind.unwrap_or_default(), body.error.message.unwrap_or_default()),
-        None => (String::new(), oauth().unwrap_or_else(|| text.to_owned())),
+        None => (String::new(), oauth().unwrap_or_else(|| title(text).to_owned())),
     };
     let message: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
     match status.as_u16() {
@@ -188,6 +188,12 @@ pub(super) fn refusal(status: StatusCode, text: &str) -> Failure {
         500.. => Failure::NoAnswer(format!("{status} {kind} {message}").trim_end().to_owned()),
         status => Failure::Refused { status, kind, message },
     }
+}
+
+/// What a page says in its title; other text as it is.
+fn title(text: &str) -> &str {
+    let inner = text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
+    inner.map_or(text, |(title, _)| title)
 }
 
 pub(super) fn failure(error: reqwest::Error) -> Failure {
