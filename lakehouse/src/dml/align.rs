@@ -7,6 +7,9 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuil
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
+use crate::scan::values::literal_to_scalar;
+use crate::table::arrow_schema::write_default;
+
 /// How strict a cast to the table's type must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Casting {
@@ -40,6 +43,10 @@ pub fn align(
     let mut exprs = Vec::with_capacity(target.fields().len());
     for (field, source) in target.fields().iter().zip(sources) {
         let Some(index) = source else {
+            if let Some(value) = write_default(field).and_then(|value| literal_to_scalar(&value, field.data_type())) {
+                exprs.push(lit(value).alias(field.name()));
+                continue;
+            }
             if !field.is_nullable() {
                 return Err(Error::new(
                     ErrorCode::SchemaMismatch,
@@ -58,7 +65,7 @@ pub fn align(
 }
 
 /// A value in the type of the table's column.
-pub(super) fn fit(value: Expr, schema: &DFSchema, field: &Field, table: &str, casting: Casting) -> Result<Expr> {
+pub(crate) fn fit(value: Expr, schema: &DFSchema, field: &Field, table: &str, casting: Casting) -> Result<Expr> {
     let from = value.get_type(schema).map_err(Error::from_datafusion)?;
     fit_type(value, &from, field, table, casting)
 }

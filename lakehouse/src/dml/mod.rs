@@ -21,6 +21,7 @@ use futures::TryStreamExt;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
+pub(crate) use align::fit;
 pub use align::{Casting, Matching, align};
 pub use merge::{Insertion, Merge, MergeAction, MergeClause, merge_rows};
 pub use rewrite::{Assignment, RowEdit, rewrite_rows};

@@ -1,13 +1,10 @@
-//! INSERT, DELETE and UPDATE. Their conditions and values are planned as parts of queries, so that everything a query
+//! DELETE and UPDATE. Their conditions and values are planned as parts of queries, so that everything a query
 //! can say is allowed in them; the rows are found and written by the executor, the commit is made here.
-
-use std::collections::HashSet;
 
 use datafusion::common::TableReference;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast::{
-    AssignmentTarget, Delete, FromTable, Insert, ObjectName, SelectItem, SetExpr, Statement as SqlStatement,
-    TableFactor, TableObject, TableWithJoins, Update,
+    AssignmentTarget, Delete, FromTable, ObjectName, TableFactor, TableWithJoins, Update,
 };
 use datafusion::sql::sqlparser::ast;
 
@@ -23,44 +20,7 @@ use crate::dml::{
 use crate::commit::TableOutcome;
 use crate::table::Table;
 
-/// Table property: what `INSERT OVERWRITE` replaces in a partitioned table, `dynamic` (the default: the partitions
-/// that the new rows fall into) or `static` (everything).
-const OVERWRITE_MODE: &str = "write.overwrite-mode";
-
 impl Runner<'_> {
-    pub(super) async fn insert(&self, insert: Insert) -> Result<StatementResult> {
-        let TableObject::TableName(name) = &insert.table else {
-            return Err(unsupported("INSERT into anything but a table"));
-        };
-        refuse(insert.on.is_some(), "INSERT … ON CONFLICT (use MERGE INTO)")?;
-        refuse(insert.returning.is_some(), "INSERT … RETURNING")?;
-        refuse(!insert.assignments.is_empty(), "INSERT … SET")?;
-        refuse(insert.partitioned.is_some(), "INSERT … PARTITION (…): give the partition column a value in the query")?;
-        let Some(mut source) = insert.source else {
-            return Err(unsupported("INSERT without VALUES or a query"));
-        };
-        name_duplicates(&mut source.body);
-        let table = load_table(self.lakehouse, &ident_of(self.ctx, name)?).await?;
-        if let Some(done) = committed_step(&table, &self.options) {
-            return Ok(affected(done.added_rows, &done));
-        }
-        let query = plan(self.ctx, self.lakehouse, wrap(SqlStatement::Query(source))).await?;
-        let matching = if insert.columns.is_empty() {
-            Matching::ByPosition
-        } else {
-            Matching::Named(insert.columns.iter().map(last_part).collect())
-        };
-        let mode = match (insert.overwrite, table.partition_fields().is_empty()) {
-            (false, _) => WriteMode::Append,
-            (true, true) => WriteMode::OverwriteAll,
-            (true, false) if table.property(OVERWRITE_MODE) == Some("static") => WriteMode::OverwriteAll,
-            (true, false) => WriteMode::OverwritePartitions,
-        };
-        let state = self.ctx.state();
-        let done = self.write(&state).plan(&table, query, &matching, Casting::Checked, mode).await?;
-        Ok(affected(done.added_rows, &done))
-    }
-
     pub(super) async fn delete(&self, delete: Delete) -> Result<StatementResult> {
         refuse(delete.using.is_some(), "DELETE … USING (use a subquery in WHERE)")?;
         refuse(delete.returning.is_some(), "DELETE … RETURNING")?;
@@ -190,31 +150,7 @@ pub(super) struct Target {
     pub qualifier: TableReference,
 }
 
-/// Names the second and later of equal select items (`SELECT 0, 0`): DataFusion refuses equal names, to which a
-/// positional INSERT gives no meaning.
-fn name_duplicates(body: &mut SetExpr) {
-    match body {
-        SetExpr::Select(select) => {
-            let mut seen = HashSet::new();
-            for (i, item) in select.projection.iter_mut().enumerate() {
-                if let SelectItem::UnnamedExpr(expr) = item
-                    && !seen.insert(expr.to_string().to_lowercase())
-                {
-                    let alias = ast::Ident::with_quote('"', format!("#{i}"));
-                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-                }
-            }
-        }
-        SetExpr::Query(query) => name_duplicates(&mut query.body),
-        SetExpr::SetOperation { left, right, .. } => {
-            name_duplicates(left);
-            name_duplicates(right);
-        }
-        _ => {}
-    }
-}
-
-fn affected(rows: u64, done: &TableOutcome) -> StatementResult {
+pub(super) fn affected(rows: u64, done: &TableOutcome) -> StatementResult {
     StatementResult::Affected { rows, snapshot_id: done.snapshot_id }
 }
 
@@ -222,6 +158,6 @@ pub(super) fn last_part(name: &ObjectName) -> String {
     name.0.last().map(part_value).unwrap_or_default()
 }
 
-fn refuse(present: bool, what: &str) -> Result<()> {
+pub(super) fn refuse(present: bool, what: &str) -> Result<()> {
     if present { Err(unsupported(what)) } else { Ok(()) }
 }

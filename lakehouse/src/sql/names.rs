@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::dialect_of;
-use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_table, ref_name, table_not_found};
+use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_owner, ref_name, table_not_found};
 use super::letter_case::MixedCase;
 use super::metadata_tables::MetadataKind;
 use super::statement::{ParsedStatement, parse_statement};
@@ -47,7 +47,7 @@ pub async fn prepare(
     let mut mixed = MixedCase::default();
     for reference in references(ctx, &statement) {
         if let Some(ident) = lakehouse_ident(ctx, &reference)
-            && let Some(table) = find_table(lakehouse, &without_marks(&ident)).await?
+            && let Some((table, _)) = find_owner(lakehouse, &without_marks(&ident)).await?
         {
             for field in table.schema().fields() {
                 mixed.add(field.name());
@@ -80,10 +80,12 @@ pub async fn plan(ctx: &SessionContext, lakehouse: &Lakehouse, mut statement: Df
             }
             let mut missing = Vec::new();
             for reference in state.resolve_table_references(&statement).unwrap_or_default() {
-                if !state.table_functions().contains_key(reference.table()) && !exists(ctx, &reference).await {
+                if !exists(ctx, &reference).await {
                     missing.push(reference);
                 }
             }
+            // A call of a table function names no table; only if nothing else is missing was its name used as one.
+            missing.sort_by_key(|reference| state.table_functions().contains_key(reference.table()));
             if expand_views(ctx, lakehouse, &mut statement, &missing).await? {
                 return Box::pin(plan(ctx, lakehouse, statement)).await;
             }
@@ -149,7 +151,7 @@ fn without_marks(ident: &TableIdent) -> TableIdent {
 fn references(ctx: &SessionContext, statement: &ParsedStatement) -> Vec<TableReference> {
     let sql = match statement {
         ParsedStatement::DataFusion(statement) => statement.as_ref().clone(),
-        ParsedStatement::Insert(insert) => wrap(SqlStatement::Insert(insert.as_ref().clone())),
+        ParsedStatement::Insert(insert) => wrap(SqlStatement::Insert(insert.insert.clone())),
         ParsedStatement::Delete(delete) => wrap(SqlStatement::Delete(delete.as_ref().clone())),
         ParsedStatement::Update(update) => wrap(SqlStatement::Update(update.as_ref().clone())),
         ParsedStatement::Merge(merge) => {

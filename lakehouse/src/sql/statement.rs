@@ -3,7 +3,7 @@
 
 use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{
-    Delete, Insert, ObjectName, ObjectType, Statement as SqlStatement, Update,
+    Delete, ObjectName, ObjectType, Statement as SqlStatement, Update,
 };
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -15,6 +15,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use super::call::{CallStatement, parse_call};
 use super::alter_parse::{AlterTable, parse_alter_table};
 use super::create_table::{CreateMode, CreateTableStatement, parse_create_table};
+use super::insert::{InsertClauses, InsertStatement, insert_of_query, take_clauses};
 use super::merge::{MergeStatement, parse_merge};
 use super::views::{CreateView, parse_create_view};
 use super::words;
@@ -39,7 +40,7 @@ pub enum ParsedStatement {
     ShowProperties { name: ObjectName, key: Option<String> },
     Describe { name: ObjectName, extended: bool },
     DescribeNamespace { name: ObjectName },
-    Insert(Box<Insert>),
+    Insert(Box<InsertStatement>),
     Delete(Box<Delete>),
     Update(Box<Update>),
     Merge(Box<MergeStatement>),
@@ -109,7 +110,8 @@ pub fn split_text(sql: &str) -> Result<Vec<String>> {
 }
 
 /// Parses the tokens of one statement, its time-travel clauses already rewritten (see `time_travel`).
-pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<ParsedStatement> {
+pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<ParsedStatement> {
+    let session_view = take_temporary(&mut tokens);
     let word = |i: usize| tokens.get(i).map_or(Keyword::NoKeyword, |t| keyword_of(&t.token));
     let text = |i: usize| tokens.get(i).map(|t| t.token.to_string().to_ascii_uppercase()).unwrap_or_default();
     if let Some(merge) = parse_merge(&tokens, dialect) {
@@ -126,7 +128,7 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
                 expect_end(&parser)?;
                 return Ok(ParsedStatement::CreateTable(Box::new(statement)));
             }
-            if word(at) == Keyword::VIEW {
+            if word(at) == Keyword::VIEW && !session_view {
                 let mut parser = parser(dialect, tokens[at + 1..].to_vec());
                 return Ok(ParsedStatement::CreateView(Box::new(parse_create_view(&mut parser, replace)?)));
             }
@@ -233,6 +235,8 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
         }
         _ => {}
     }
+    let mut tokens = tokens;
+    let clauses = take_clauses(&mut tokens, dialect)?;
     let mut df = DFParserBuilder::new(tokens)
         .with_dialect(dialect)
         .with_recursion_limit(RECURSION_LIMIT)
@@ -242,13 +246,19 @@ pub fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Res
     let Some(statement) = statements.pop_front() else {
         return Err(syntax_error("the statement is empty"));
     };
-    Ok(classify(statement))
+    Ok(classify(statement, clauses))
 }
 
-fn classify(statement: DfStatement) -> ParsedStatement {
+fn classify(statement: DfStatement, clauses: InsertClauses) -> ParsedStatement {
     match statement {
         DfStatement::Statement(sql) => match *sql {
-            SqlStatement::Insert(insert) => ParsedStatement::Insert(Box::new(insert)),
+            SqlStatement::Insert(insert) => ParsedStatement::Insert(Box::new(clauses.with(insert))),
+            SqlStatement::Query(query) => match insert_of_query(*query) {
+                Ok(insert) => ParsedStatement::Insert(Box::new(clauses.with(insert))),
+                Err(query) => ParsedStatement::DataFusion(Box::new(DfStatement::Statement(Box::new(SqlStatement::Query(
+                    Box::new(query),
+                ))))),
+            },
             SqlStatement::Delete(delete) => ParsedStatement::Delete(Box::new(delete)),
             SqlStatement::Update(update) => ParsedStatement::Update(Box::new(update)),
             SqlStatement::Drop { object_type: ObjectType::Table, names, if_exists, purge, .. } => {
@@ -258,6 +268,19 @@ fn classify(statement: DfStatement) -> ParsedStatement {
         },
         other => ParsedStatement::DataFusion(Box::new(other)),
     }
+}
+
+/// Takes the word TEMPORARY out of `CREATE … TEMPORARY VIEW`: what DataFusion calls a view lives in the session only.
+fn take_temporary(tokens: &mut Vec<TokenWithSpan>) -> bool {
+    let word = |i: usize| tokens.get(i).map_or(Keyword::NoKeyword, |t| keyword_of(&t.token));
+    let at = if word(1) == Keyword::OR && word(2) == Keyword::REPLACE { 3 } else { 1 };
+    let found = word(0) == Keyword::CREATE
+        && matches!(word(at), Keyword::TEMP | Keyword::TEMPORARY)
+        && word(at + 1) == Keyword::VIEW;
+    if found {
+        tokens.remove(at);
+    }
+    found
 }
 
 pub(super) fn parser<'a>(dialect: &'a dyn Dialect, tokens: Vec<TokenWithSpan>) -> Parser<'a> {

@@ -30,10 +30,11 @@ struct Bounds {
 
 /// Fills the column maps, row count and split offsets of `file` from the footer of a file that we wrote.
 pub(super) fn fill(file: &mut DataFileInfo, footer: &ParquetMetaData, schema: &Schema) -> Result<()> {
-    fill_from_footer(file, footer, schema, &|column| {
+    let id_of = |column: &ColumnDescriptor| {
         let info = column.self_type().get_basic_info();
         info.has_id().then(|| info.id())
-    })
+    };
+    fill_bounded(file, footer, schema, &id_of, usize::MAX)
 }
 
 /// As [`fill`], for files whose columns `id_of` finds.
@@ -42,6 +43,17 @@ pub(crate) fn fill_from_footer(
     footer: &ParquetMetaData,
     schema: &Schema,
     id_of: &dyn Fn(&ColumnDescriptor) -> Option<i32>,
+) -> Result<()> {
+    fill_bounded(file, footer, schema, id_of, BOUND_LENGTH)
+}
+
+/// Bounds keep `length` characters.
+fn fill_bounded(
+    file: &mut DataFileInfo,
+    footer: &ParquetMetaData,
+    schema: &Schema,
+    id_of: &dyn Fn(&ColumnDescriptor) -> Option<i32>,
+    length: usize,
 ) -> Result<()> {
     let mut bounds: BTreeMap<i32, Bounds> = BTreeMap::new();
     file.record_count = 0;
@@ -80,10 +92,10 @@ pub(crate) fn fill_from_footer(
         let Some(Type::Primitive(primitive)) = schema.field_by_id(id).map(|field| field.field_type.as_ref()) else {
             continue;
         };
-        if let Some(bytes) = lower(low, primitive) {
+        if let Some(bytes) = lower(low, primitive, length) {
             file.lower_bounds.insert(id, to_hex(&bytes));
         }
-        if let Some(bytes) = upper(high, primitive) {
+        if let Some(bytes) = upper(high, primitive, length) {
             file.upper_bounds.insert(id, to_hex(&bytes));
         }
     }
@@ -155,27 +167,35 @@ fn serialize(value: &Value, primitive: &PrimitiveType) -> Option<Vec<u8>> {
     })
 }
 
-fn lower(value: Value, primitive: &PrimitiveType) -> Option<Vec<u8>> {
-    let bytes = serialize(&value, primitive)?;
+fn lower(value: Value, primitive: &PrimitiveType, length: usize) -> Option<Vec<u8>> {
+    shorten_lower(serialize(&value, primitive)?, primitive, length)
+}
+
+fn upper(value: Value, primitive: &PrimitiveType, length: usize) -> Option<Vec<u8>> {
+    shorten_upper(serialize(&value, primitive)?, primitive, length)
+}
+
+/// A lower bound of at most `length` characters (bytes for binary).
+pub(super) fn shorten_lower(bytes: Vec<u8>, primitive: &PrimitiveType, length: usize) -> Option<Vec<u8>> {
     Some(match primitive {
-        PrimitiveType::String => first_chars(std::str::from_utf8(&bytes).ok()?, BOUND_LENGTH).as_bytes().to_vec(),
-        PrimitiveType::Binary => bytes[..bytes.len().min(BOUND_LENGTH)].to_vec(),
+        PrimitiveType::String => first_chars(std::str::from_utf8(&bytes).ok()?, length).as_bytes().to_vec(),
+        PrimitiveType::Binary => bytes[..bytes.len().min(length)].to_vec(),
         _ => bytes,
     })
 }
 
-fn upper(value: Value, primitive: &PrimitiveType) -> Option<Vec<u8>> {
-    let bytes = serialize(&value, primitive)?;
+/// As [`shorten_lower`] for an upper bound; `None` if there is none so short.
+pub(super) fn shorten_upper(bytes: Vec<u8>, primitive: &PrimitiveType, length: usize) -> Option<Vec<u8>> {
     match primitive {
-        PrimitiveType::String => upper_text(std::str::from_utf8(&bytes).ok()?).map(String::into_bytes),
-        PrimitiveType::Binary => upper_binary(bytes),
+        PrimitiveType::String => upper_text(std::str::from_utf8(&bytes).ok()?, length).map(String::into_bytes),
+        PrimitiveType::Binary => upper_binary(bytes, length),
         _ => Some(bytes),
     }
 }
 
 /// The text itself if short, otherwise the least short text above it; `None` if there is none.
-fn upper_text(text: &str) -> Option<String> {
-    let mut head = first_chars(text, BOUND_LENGTH).to_owned();
+fn upper_text(text: &str, length: usize) -> Option<String> {
+    let mut head = first_chars(text, length).to_owned();
     if head.len() == text.len() {
         return Some(head);
     }
@@ -193,11 +213,11 @@ fn upper_text(text: &str) -> Option<String> {
     None
 }
 
-fn upper_binary(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
-    if bytes.len() <= BOUND_LENGTH {
+fn upper_binary(mut bytes: Vec<u8>, length: usize) -> Option<Vec<u8>> {
+    if bytes.len() <= length {
         return Some(bytes);
     }
-    bytes.truncate(BOUND_LENGTH);
+    bytes.truncate(length);
     while let Some(last) = bytes.pop() {
         if last < 0xff {
             bytes.push(last + 1);
@@ -213,13 +233,13 @@ mod tests {
 
     #[test]
     fn upper_bounds_stay_above_what_they_shorten() {
-        assert_eq!(upper_text("short").as_deref(), Some("short"));
-        assert_eq!(upper_text("abcdefghijklmnopq").as_deref(), Some("abcdefghijklmnoq"));
+        assert_eq!(upper_text("short", 16).as_deref(), Some("short"));
+        assert_eq!(upper_text("abcdefghijklmnopq", 16).as_deref(), Some("abcdefghijklmnoq"));
         let edge = format!("a{}", "\u{10ffff}".repeat(20));
-        assert_eq!(upper_text(&edge).as_deref(), Some("b"));
-        assert_eq!(upper_text(&"\u{10ffff}".repeat(20)), None);
-        assert_eq!(upper_binary(vec![0xff; 17]), None);
-        assert_eq!(upper_binary([vec![1], vec![0xff; 17]].concat()), Some(vec![2]));
+        assert_eq!(upper_text(&edge, 16).as_deref(), Some("b"));
+        assert_eq!(upper_text(&"\u{10ffff}".repeat(20), 16), None);
+        assert_eq!(upper_binary(vec![0xff; 17], 16), None);
+        assert_eq!(upper_binary([vec![1], vec![0xff; 17]].concat(), 16), Some(vec![2]));
     }
 
     #[test]

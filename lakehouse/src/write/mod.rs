@@ -5,6 +5,7 @@ mod data_file;
 mod delta;
 mod exec;
 mod footer;
+mod metrics;
 mod partition;
 mod plan;
 mod puffin;

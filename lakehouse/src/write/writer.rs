@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, SchemaRef};
-use chainalytics_common::Result;
+use chainalytics_common::{Error, ErrorCode, Result};
 use iceberg::spec::Schema;
 use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 use uuid::Uuid;
 
 use super::data_file::{DataFileInfo, FileContent};
 use super::footer;
+use super::metrics::MetricsConfig;
 use super::partition::{Key, PartitionValue, Splitter};
 use super::spec::WriteSpec;
 use crate::err;
@@ -33,6 +35,7 @@ pub struct DataFileWriter {
     arrow_schema: SchemaRef,
     spec_id: i32,
     properties: WriterProperties,
+    metrics: MetricsConfig,
     splitter: Splitter,
     projection: Option<Projection>,
     open: HashMap<Key, OpenFile>,
@@ -69,6 +72,7 @@ impl DataFileWriter {
         let spec_id = partition_spec.spec_id();
         let splitter = Splitter::new(partition_spec, Arc::clone(&schema), &arrow_schema)?;
         let properties = writer_properties(&spec, false)?;
+        let metrics = MetricsConfig::new(&schema, &spec.properties)?;
         Ok(Self {
             spec,
             store,
@@ -76,6 +80,7 @@ impl DataFileWriter {
             arrow_schema,
             spec_id,
             properties,
+            metrics,
             splitter,
             projection: None,
             open: HashMap::new(),
@@ -226,6 +231,7 @@ impl DataFileWriter {
             content_size_bytes: None,
         };
         footer::fill(&mut info, &footer, &self.schema)?;
+        self.metrics.apply(&mut info);
         self.closed.push(info);
         Ok(())
     }
@@ -248,7 +254,15 @@ impl DataFileWriter {
                 })?,
             });
         }
-        // Refuses nulls in required columns.
+        for (field, column) in self.arrow_schema.fields().iter().zip(&columns) {
+            if !field.is_nullable() && column.null_count() > 0 {
+                return Err(Error::new(
+                    ErrorCode::SchemaMismatch,
+                    format!("table {}: column '{}' is required (NOT NULL) but a row has NULL", self.spec.table, field.name()),
+                ));
+            }
+        }
+        // Refuses nulls in required fields of structs.
         RecordBatch::try_new(Arc::clone(&self.arrow_schema), columns)
             .map_err(|e| err::invalid(format!("table {}: {e}", self.spec.table)))
     }
@@ -321,10 +335,34 @@ pub(super) fn writer_properties(spec: &WriteSpec, deletes: bool) -> Result<Write
     };
     let rows = usize::try_from(spec.row_group_rows_max).unwrap_or(usize::MAX);
     let bytes = usize::try_from(spec.row_group_size_bytes).unwrap_or(usize::MAX);
-    Ok(WriterProperties::builder()
+    let mut builder = WriterProperties::builder()
         .set_compression(compression)
         .set_max_row_group_row_count(Some(rows))
         .set_max_row_group_bytes(Some(bytes))
-        .set_created_by(concat!("chainalytics ", env!("CARGO_PKG_VERSION")).to_owned())
-        .build())
+        .set_created_by(concat!("chainalytics ", env!("CARGO_PKG_VERSION")).to_owned());
+    let size = |key: &str| spec.properties.get(key).and_then(|v| v.parse::<usize>().ok()).filter(|n| *n > 0);
+    if let Some(bytes) = size("write.parquet.page-size-bytes") {
+        builder = builder.set_data_page_size_limit(bytes);
+    }
+    if let Some(bytes) = size("write.parquet.dict-size-bytes") {
+        builder = builder.set_dictionary_page_size_limit(bytes);
+    }
+    if deletes {
+        return Ok(builder.build());
+    }
+    for (key, value) in &spec.properties {
+        let path = |prefix: &str| key.strip_prefix(prefix).map(|c| ColumnPath::new(c.split('.').map(str::to_owned).collect()));
+        if let Some(column) = path("write.parquet.bloom-filter-enabled.column.") {
+            builder = builder.set_column_bloom_filter_enabled(column, value.eq_ignore_ascii_case("true"));
+        } else if let Some(column) = path("write.parquet.bloom-filter-fpp.column.") {
+            let fpp = value.parse().ok().filter(|p: &f64| *p > 0.0 && *p < 1.0);
+            let fpp = fpp.ok_or_else(|| err::invalid(format!("{key} is '{value}', it must be between 0 and 1")))?;
+            // Setting the rate turns the filter on: leave it as it was asked for.
+            let enabled = spec.properties.get(&key.replace("-fpp.", "-enabled.")).is_some_and(|v| v.eq_ignore_ascii_case("true"));
+            if enabled {
+                builder = builder.set_column_bloom_filter_fpp(column, fpp);
+            }
+        }
+    }
+    Ok(builder.build())
 }
