@@ -23,7 +23,7 @@ const CASES: &[Case] = &[
     (&["jobs"], 0, &["JOB", "kafka_to_bronze", "gold_aggregation"], &[]),
     (&["jobs", "--output", "json"], 0, &["{\"job\":\"create_bronze_tables\""], &[]),
     (&["config", "show", "catalog.name"], 0, &["KEY", "catalog.name", "default"], &[]),
-    (&["config", "show", "catalog.name", "--conf", "catalog.name=x", "--output", "json"], 0, &["\"catalog.name\":{\"value\":\"x\",\"source\":\"--conf\"}"], &[]),
+    (&["config", "show", "catalog.name", "--conf", "catalog.name=x", "--output", "json"], 0, &["\"catalog.name\":{\"value\":\"x\",\"source\":\"conf\"}"], &[]),
     (&["config", "docs"], 0, &["| `scheduler.http-port` | a whole number | `9090` |"], &[]),
     (&["config", "docs", "--output", "json"], 0, &["{\"key\":\"data-dir\""], &[]),
     (&["sql", "--master", "local[2]", "-q", "-e", "SELECT 1 AS one; SELECT 'a,b' AS t, CAST(NULL AS INT) AS n", "--output", "csv"], 0, &["one\n1\nt,n\n\"a,b\",\n"], &[]),
@@ -70,7 +70,7 @@ fn commands_end_as_documented() {
 fn every_command_shows_help_with_an_example() {
     let place = Place::new();
     let help = place.run(&["--help"]).ok().stdout;
-    let commands: Vec<&str> = help.lines().skip_while(|l| !l.starts_with("Commands:")).skip(1).take_while(|l| !l.is_empty()).filter_map(|l| l.split_whitespace().next()).collect();
+    let commands: Vec<&str> = help.lines().skip_while(|l| !l.starts_with("Commands:")).skip(1).take_while(|l| !l.is_empty()).filter(|l| !l.starts_with("   ")).filter_map(|l| l.split_whitespace().next()).collect();
     assert!(commands.len() >= 13, "{commands:?}");
     for command in commands.into_iter().filter(|c| *c != "help") {
         let text = place.run(&[command, "--help"]).ok().stdout;
@@ -85,7 +85,7 @@ fn unknown_keys_and_secrets_in_files() {
     let shown = place.run(&["config", "show", "s3", "--output", "json"]).ok();
     assert!(!shown.stdout.contains("hunter2"), "{}", shown.stdout);
     let value = &shown.last_json()["s3.secret-access-key"];
-    assert!(value["source"].as_str().unwrap().contains("chainalytics.toml"), "{value}");
+    assert_eq!(value["source"], "file", "{value}");
     std::fs::write(place.path().join("chainalytics.toml"), "[s3]\nendpiont = \"x\"\n").unwrap();
     let refused = place.run(&["config", "show"]);
     assert_eq!(refused.code, 2);
@@ -153,7 +153,7 @@ fn a_cluster_lives_and_its_history_outlives_it() {
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("error[CA-PORT-IN-USE]") && refused.stderr.contains("--port-offset"), "{}", refused.stderr);
 
-    std::fs::write(place.path().join("two.sql"), "SELECT count(*) AS n FROM range(0, 100000) WHERE value % 7 = 0;\nSELECT 1;\n").unwrap();
+    std::fs::write(place.path().join("two.sql"), "CREATE TABLE numbers AS SELECT value AS v FROM range(0, 100000);\nSELECT count(*) AS n FROM numbers WHERE v % 7 = 0;\n").unwrap();
     let run = place.run(&["submit", "--sql", "two.sql", "--output", "json"]).ok().last_json();
     let run_id = run["run_id"].as_str().unwrap();
     assert_eq!(place.run(&["runs", "--output", "json"]).ok().rows()[0]["run_id"], run["run_id"]);

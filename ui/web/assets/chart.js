@@ -18,7 +18,8 @@ const nice = (max, kind) => {
   return (kind === "whole" && power === 1 ? [2, 4, 6, 8, 10] : [1, 2, 2.5, 5, 10]).map((step) => step * power).find((candidate) => candidate >= max) || max;
 };
 
-function frame(width, top, format, from, to) {
+// `end`: where the data ends, if before the right edge.
+function frame(width, top, format, from, to, end = width - PAD.right) {
   const inner = { width: width - PAD.left - PAD.right, height: HEIGHT - PAD.top - PAD.bottom };
   const y = (value) => PAD.top + inner.height * (1 - value / top);
   const grid = [0, 0.5, 1].map((share) => [
@@ -27,7 +28,7 @@ function frame(width, top, format, from, to) {
   ]);
   const labels = [
     s("text", { class: "tick", x: PAD.left, y: HEIGHT - 5 }, time(from)),
-    s("text", { class: "tick", x: width - PAD.right, y: HEIGHT - 5, "text-anchor": "end" }, time(to)),
+    end - PAD.left > 130 ? s("text", { class: "tick", x: end, y: HEIGHT - 5, "text-anchor": "end" }, time(to)) : null,
   ];
   return { inner, y, nodes: [grid.flat(), labels] };
 }
@@ -79,8 +80,8 @@ export function barChart({ title, series: given, format, label }) {
     const series = typeof given === "function" ? given(items) : given;
     const sum = (item) => series.reduce((total, part) => total + (part.value(item) || 0), 0);
     const top = nice(Math.max(...shown.map(sum)));
-    const { inner, y, nodes } = frame(width, top, format, shown[0].at, shown[shown.length - 1].at);
-    const step = Math.min(28, inner.width / shown.length);
+    const step = Math.min(28, (width - PAD.left - PAD.right) / shown.length);
+    const { inner, y, nodes } = frame(width, top, format, shown[0].at, shown[shown.length - 1].at, PAD.left + step * shown.length);
     const bars = shown.map((item, index) => {
       let base = 0;
       return s("g", null, s("title", null, label(item)),

@@ -46,7 +46,7 @@ export function logTail(runId, signal) {
         next = { at: page.next_offset, cut: first && page.offset > 0 };
         if (page.text || first) add(page.text, first);
         if (page.complete && partial) { view.append(h("span", { class: level(partial) }, partial)); partial = ""; }
-        if (!view.firstChild) view.append(h("span", { class: "dim" }, page.complete ? "No log was kept; a driver in client mode writes to its own terminal." : "Nothing was written yet."));
+        if (!view.firstChild) view.append(h("span", { class: "dim" }, page.complete ? "No log was kept; a driver in client mode writes to its own terminal." : "Nothing was written yet; a driver in client mode writes to its own terminal."));
         complete = page.complete;
         status.textContent = bytes(page.total_bytes);
       } catch (error) {
