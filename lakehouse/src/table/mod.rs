@@ -134,7 +134,7 @@ impl Table {
     }
 
     /// The table as it would be after changes of its definition that are not committed yet.
-    pub(crate) fn redefined(&self, edits: &[crate::commit::TableEdit]) -> Result<Self> {
+    pub fn redefined(&self, edits: &[crate::commit::TableEdit]) -> Result<Self> {
         let metadata = crate::commit::redefined(&self.metadata, edits)?;
         Self::new(self.ident.clone(), self.metadata_location.clone(), metadata, Arc::clone(&self.store))
     }

@@ -160,7 +160,7 @@ impl AvroDecoder {
         if let Some(reason) = found.incompatible.filter(|_| schema.schema_type == SchemaType::Avro) {
             return refused(reason);
         }
-        if !found.new.is_empty() && self.evolve {
+        if self.evolve && !(found.new.is_empty() && found.widened.is_empty()) {
             return Ok(Prepared::Newer);
         }
         let ignored: Vec<&str> =

@@ -26,6 +26,10 @@ impl Broker {
         Self { cluster, producer }
     }
 
+    pub(crate) fn create(&self, topic: &str, partitions: i32) {
+        self.cluster.create_topic(topic, partitions, 1).unwrap();
+    }
+
     pub(crate) fn servers(&self) -> String {
         self.cluster.bootstrap_servers()
     }

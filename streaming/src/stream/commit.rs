@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use chainalytics_common::Result;
+use chainalytics_lakehouse::commit::TableEdit;
 use chainalytics_lakehouse::{
     CommitOptions, CommitOutcome, DataFileInfo, Decision, Lakehouse, Table, TableChange, TableIdent, Transaction,
 };
@@ -27,6 +28,8 @@ pub(super) struct BatchCommit<'a> {
     pub(super) batch_id: i64,
     /// The tables as they were planned on.
     pub(super) tables: &'a BTreeMap<TableIdent, Table>,
+    /// What the commit changes of their schemas; the files are written by it.
+    pub(super) edits: &'a BTreeMap<TableIdent, Vec<TableEdit>>,
     pub(super) report: TaskReport,
 }
 
@@ -89,6 +92,11 @@ impl BatchCommit<'_> {
         let checks: Vec<TopicPlan> = plans.iter().map(|plan| (*plan).clone()).collect();
         let planned_on = table.uuid();
         let mut change = TableChange::append(table.ident().clone(), added);
+        let mut staged_on = None;
+        if let Some(edits) = self.edits.get(table.ident()) {
+            change = change.edit(edits.clone());
+            staged_on = Some(table.metadata_location().to_owned());
+        }
         if let Some(ids) = ids {
             change = change.set_property(TOPIC_IDS_PROPERTY, ids);
         }
@@ -99,6 +107,10 @@ impl BatchCommit<'_> {
             .validate(move |current| {
                 if current.uuid() != planned_on {
                     return Ok(Decision::Conflict("the table was dropped and made anew".to_owned()));
+                }
+                // The files carry the field ids that the staged schema has; another change could take them.
+                if staged_on.as_ref().is_some_and(|location| location != current.metadata_location()) {
+                    return Ok(Decision::Conflict("the table was changed while it was to get columns".to_owned()));
                 }
                 for plan in &checks {
                     let topic = &plan.topic;

@@ -1,9 +1,13 @@
-//! Tables that follow their writers: columns for the new fields of registered schemas.
+//! Tables that follow their writers: columns for the new fields of registered schemas, and wider ones, in the commit that
+//! brings the first records of such a schema.
 
-use arrow::datatypes::FieldRef;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
 
 use chainalytics_common::Result;
-use chainalytics_lakehouse::{CommitOptions, TableChange, Transaction};
+use chainalytics_lakehouse::Table;
+use chainalytics_lakehouse::commit::{SchemaEdit, TableEdit};
 
 use super::look::Situation;
 use super::runner::BatchRunner;
@@ -13,12 +17,11 @@ use crate::registry::{Lookup, SchemaType, shared};
 use crate::topics::{FieldSpec, avro_fields, fit, json_schema_fields};
 
 impl BatchRunner {
-    /// Gives the topics' tables optional columns for the fields of these schemas that they lack. The records come with the
-    /// next plan: nothing of the batch that found the schema was committed.
+    /// Remembers what the tables must be given for these schemas; the next plan stages it, its commit makes it so.
     ///
     /// # Errors
-    /// Those of registry and catalog.
-    pub(super) async fn evolve(&self, newer: &[NewerSchema], situation: &Situation) -> Result<()> {
+    /// Those of the registry.
+    pub(super) async fn evolve(&mut self, newer: &[NewerSchema], situation: &Situation) -> Result<()> {
         let Some(options) = &self.spec.registry else {
             return Err(err::internal("a writer's schema without a registry"));
         };
@@ -35,16 +38,50 @@ impl BatchRunner {
                 SchemaType::Json => json_schema_fields(&registered.text),
                 _ => avro_fields(&registered.text),
             };
-            let new = fields.map(|fields| fit(schema, &fields).new).unwrap_or_default();
-            let columns: Vec<FieldRef> = new.iter().map(FieldSpec::to_arrow).collect();
-            if columns.is_empty() {
-                continue;
+            let found = fields.map(|fields| fit(schema, &fields)).unwrap_or_default();
+            let pending = self.pending.entry(subscription.table.clone()).or_default();
+            for edit in found.new.iter().map(add).chain(found.widened.iter().map(|name| widen(name))) {
+                if !pending.contains(&edit) {
+                    pending.push(edit);
+                }
             }
-            let names: Vec<&str> = new.iter().map(|field| field.name.as_str()).collect();
-            tracing::info!(table = %subscription.table, topic, schema = schema_id, columns = names.join(", "), "the table gets columns for a newer schema of its writers");
-            let change = TableChange::metadata(subscription.table.clone()).add_columns(columns);
-            Transaction::new(&self.lakehouse).add(change).commit(CommitOptions::default()).await?;
+            let names: Vec<&str> =
+                found.new.iter().map(|field| field.name.as_str()).chain(found.widened.iter().map(String::as_str)).collect();
+            tracing::info!(table = %subscription.table, topic, schema = schema_id, columns = names.join(", "), "the table follows a newer schema of its writers");
         }
         Ok(())
+    }
+
+    /// The table as the next commit will make it, and the edits that do; the table itself if there are none. What somebody
+    /// else has done meanwhile is no edit any more.
+    pub(super) fn stage(&mut self, table: Table) -> Result<(Table, Vec<TableEdit>)> {
+        let Some(pending) = self.pending.get_mut(table.ident()) else { return Ok((table, Vec::new())) };
+        pending.retain(|edit| still_to_do(edit, &table));
+        if pending.is_empty() {
+            self.pending.remove(table.ident());
+            return Ok((table, Vec::new()));
+        }
+        let edits: Vec<TableEdit> = pending.iter().cloned().map(TableEdit::Schema).collect();
+        Ok((table.redefined(&edits)?, edits))
+    }
+}
+
+fn add(field: &FieldSpec) -> SchemaEdit {
+    SchemaEdit::Add { parent: Vec::new(), field: field.to_arrow(), position: None, if_not_exists: true }
+}
+
+fn widen(name: &str) -> SchemaEdit {
+    let field = Arc::new(Field::new(name, DataType::Int64, true));
+    SchemaEdit::Type { path: vec![name.to_owned()], field }
+}
+
+fn still_to_do(edit: &SchemaEdit, table: &Table) -> bool {
+    match edit {
+        SchemaEdit::Add { field, .. } => table.schema().field_with_name(field.name()).is_err(),
+        SchemaEdit::Type { field, .. } => table
+            .schema()
+            .field_with_name(field.name())
+            .is_ok_and(|column| column.data_type() != field.data_type()),
+        _ => true,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chainalytics_common::{ErrorCode, Result};
+use chainalytics_lakehouse::commit::TableEdit;
 use chainalytics_lakehouse::{Table, TableIdent};
 
 use super::load::{last_batch_id, table_standing};
@@ -20,7 +21,10 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
 /// Where everything stands when a batch is planned.
 pub(super) struct Situation {
+    /// The tables, with what their next commit changes of them.
     pub(super) tables: BTreeMap<TableIdent, Table>,
+    /// That change.
+    pub(super) edits: BTreeMap<TableIdent, Vec<TableEdit>>,
     pub(super) dead_letters: Table,
     /// In the order of the runner's topics.
     pub(super) topics: Vec<TopicState>,
@@ -50,13 +54,18 @@ impl BatchRunner {
         let marks = self.watermarks().await?;
         let names: Vec<String> = self.topics.iter().map(|topic| topic.topic.clone()).collect();
         let ids = self.kafka.topic_ids(&names).await?;
-        let catalog = self.lakehouse.catalog();
-        let mut tables = BTreeMap::new();
-        for topic in &self.topics {
+        let (mut tables, mut edits) = (BTreeMap::new(), BTreeMap::new());
+        for topic in self.topics.clone() {
             if !tables.contains_key(&topic.table) {
-                tables.insert(topic.table.clone(), catalog.load_table(&topic.table).await?);
+                let table = self.lakehouse.catalog().load_table(&topic.table).await?;
+                let (table, staged) = self.stage(table)?;
+                if !staged.is_empty() {
+                    edits.insert(topic.table.clone(), staged);
+                }
+                tables.insert(topic.table.clone(), table);
             }
         }
+        let catalog = self.lakehouse.catalog();
         let dead_letters = catalog.load_table(&self.spec.dead_letters).await?;
         let batch_id = tables.values().filter_map(last_batch_id).max().map_or(0, |last| last + 1);
 
@@ -83,7 +92,7 @@ impl BatchRunner {
                 topic: subscription.topic,
             });
         }
-        Ok(Situation { tables, dead_letters, topics, schemas, batch_id })
+        Ok(Situation { tables, edits, dead_letters, topics, schemas, batch_id })
     }
 
     /// Watermarks of all topics; those that the pattern finds join before.

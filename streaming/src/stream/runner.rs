@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use chainalytics_common::{Error, Result};
 use chainalytics_lakehouse::exec::QueryExecutor;
+use chainalytics_lakehouse::commit::SchemaEdit;
 use chainalytics_lakehouse::maintenance::auto;
 use chainalytics_lakehouse::{Lakehouse, Table, TableIdent, WriteSpec};
 use uuid::Uuid;
@@ -57,6 +58,8 @@ pub(super) struct BatchRunner {
     pub(super) first_offsets: BTreeMap<String, PartitionEnds>,
     /// Topics that the pattern found and that could not be read, since when.
     pub(super) unreadable: BTreeMap<String, Instant>,
+    /// What tables are to be given for newer schemas of their writers.
+    pub(super) pending: BTreeMap<TableIdent, Vec<SchemaEdit>>,
     pace: BatchPace,
     /// Tables that the last batch changed.
     committed: Vec<TableIdent>,
@@ -80,6 +83,7 @@ impl BatchRunner {
             unreadable: BTreeMap::new(),
             pace: BatchPace::new(spec.batch_target),
             committed: Vec::new(),
+            pending: BTreeMap::new(),
             event_time_max_us: None,
             spec,
             kafka,
@@ -165,6 +169,7 @@ impl BatchRunner {
             plan: &plan,
             batch_id: situation.batch_id,
             tables: &situation.tables,
+            edits: &situation.edits,
             report: report.clone(),
         };
         let outcome = match commit.run(&self.lakehouse).await {

@@ -258,3 +258,87 @@ async fn what_was_never_there_is_told_at_once() {
     spec.topics[0].table = ident("bronze_nothing");
     assert_eq!(drain(&platform, spec).await.unwrap_err().code(), ErrorCode::TableNotFound);
 }
+
+/// Subscribes to the platform's own topics.
+struct PlatformTopics;
+
+#[async_trait]
+impl TopicResolver for PlatformTopics {
+    async fn subscribe(&self, topic: &str) -> Result<TopicSubscription> {
+        let definition = crate::topics::platform_topic(topic)
+            .ok_or_else(|| Error::new(ErrorCode::TopicNotFound, format!("'{topic}' is unknown here")))?;
+        Ok(TopicSubscription::new(&definition, "test", crate::decode::ValueFormat::Json))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_finds_topics_and_leaves_out_those_it_cannot_read() {
+    let platform = TestPlatform::start(1).await;
+    platform.broker.create("user-tales", 1);
+    platform.broker.send("user-events", 0, (0..50).map(user_event));
+    let mut spec = platform.spec(&[]);
+    spec.pattern = Some(TopicPattern::new("user-.*", Arc::new(PlatformTopics)).unwrap());
+    let summary = drain(&platform, spec).await.unwrap();
+    assert_eq!(summary.input_rows, 50);
+    assert_exactly_once(&platform, "bronze_user_events", valid_events(50), 50 - valid_events(50)).await;
+
+    let mut spec = platform.spec(&[]);
+    spec.pattern = Some(TopicPattern::new("nothing-.*", Arc::new(PlatformTopics)).unwrap());
+    assert_eq!(drain(&platform, spec).await.unwrap(), StreamSummary::default());
+    assert_eq!(drain(&platform, platform.spec(&[])).await.unwrap_err().code(), ErrorCode::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_no_rows_stop_the_stream_or_are_dropped_as_told() {
+    let platform = TestPlatform::start(1).await;
+    platform.broker.send("user-events", 0, (0..40).map(user_event));
+    let mut spec = platform.spec(&["user-events"]);
+    spec.on_error = crate::exec::OnError::Fail;
+    let error = drain(&platform, spec.clone()).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RecordRejected, "{error}");
+    assert!(error.to_string().contains("offset 3"), "{error}");
+    assert_eq!(platform.rows("bronze_user_events").await.0, 0);
+
+    spec.on_error = crate::exec::OnError::Skip;
+    let summary = drain(&platform, spec).await.unwrap();
+    assert_eq!((summary.dead_letter_rows, summary.skipped_rows as i64), (0, 40 - valid_events(40)));
+    assert_exactly_once(&platform, "bronze_user_events", valid_events(40), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_offsets_start_a_fresh_table_there() {
+    let platform = TestPlatform::start(2).await;
+    platform.broker.send("products", 0, (0..20).map(|n| format!(r#"{{"product_id":{n},"ingestion_date":"2026-01-01"}}"#)));
+    platform.broker.send("products", 1, (0..20).map(|n| format!(r#"{{"product_id":{n},"ingestion_date":"2026-01-01"}}"#)));
+    let mut spec = platform.spec(&["products"]);
+    spec.start = r#"{"products":{"0":15,"1":-1}}"#.parse().unwrap();
+    assert_eq!(drain(&platform, spec.clone()).await.unwrap().input_rows, 5);
+    spec.start = r#"{"products":{"0":99}}"#.parse().unwrap();
+    // The table's own progress wins; a fresh one would be told.
+    assert_eq!(drain(&platform, spec).await.unwrap().input_rows, 0);
+    let mut spec = platform.spec(&["user-events"]);
+    spec.start = r#"{"user-events":{"0":99}}"#.parse().unwrap();
+    assert_eq!(drain(&platform, spec).await.unwrap_err().code(), ErrorCode::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_told_as_spark_tells_it_and_names_the_topic() {
+    let platform = TestPlatform::start(1).await;
+    platform.broker.send("user-events", 0, (0..100).map(user_event));
+    let mut spec = platform.spec(&["user-events"]);
+    spec.limits.rows_max = 60;
+    let listener = Listener::default();
+    let query = StreamingQuery::new(platform.lakehouse.clone(), spec).unwrap();
+    query.run(&platform.executor(), Trigger::AvailableNow, &CancellationToken::new(), &listener).await.unwrap();
+    let batches = listener.batches.lock().clone();
+    let first = serde_json::to_value(&batches[0]).unwrap();
+    assert_eq!(first["sources"][0]["description"], "KafkaV2[Subscribe[user-events]]");
+    assert_eq!(first["sources"][0]["startOffset"]["user-events"]["0"], 0);
+    assert_eq!(first["sources"][0]["endOffset"]["user-events"]["0"], 60);
+    assert_eq!(first["sources"][0]["metrics"]["maxOffsetsBehindLatest"], "40");
+    assert_eq!(first["eventTime"]["watermark"], "2026-01-01T01:02:03.000Z");
+    assert_eq!((&batches[0].id, batches[0].batch_id), (&batches[1].id, 0));
+    let table = platform.lakehouse.catalog().load_table(&ident("bronze_user_events")).await.unwrap();
+    let standing = table_standing(&table, "user-events").unwrap();
+    assert_eq!(standing.topic_id, batches[0].sources[0].topic_id);
+}

@@ -26,6 +26,8 @@ pub struct WriterField {
 pub struct SchemaFit {
     /// Fields that the table has no column for, as optional columns.
     pub new: Vec<FieldSpec>,
+    /// 32-bit columns whose writers now have 64 bits.
+    pub widened: Vec<String>,
     /// Fields that the table has no column for and that no column takes.
     pub untakeable: Vec<String>,
     /// Why no record of this schema can become a row.
@@ -43,6 +45,12 @@ fn is_lineage(name: &str) -> bool {
 /// The name of a required column that no record can fill.
 pub fn record_of_table(table: &Schema, declared: Option<&RecordSchema>) -> Result<RecordSchema, String> {
     let mut fields = declared.map(|schema| schema.fields.clone()).unwrap_or_default();
+    for field in fields.iter_mut().filter(|field| field.kind == FieldKind::Int) {
+        // Widened since it was declared.
+        if table.field_with_name(&field.name).is_ok_and(|column| column.data_type() == &DataType::Int64) {
+            field.kind = FieldKind::Long;
+        }
+    }
     for column in table.fields() {
         let name = column.name();
         if is_lineage(name) || fields.iter().any(|field| field.name.eq_ignore_ascii_case(name)) {
@@ -188,6 +196,9 @@ pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
                     format!("field '{}' is {found}, the column takes {}", field.name, declared.kind.name())
                 });
             }
+            Some(declared) if declared.kind == FieldKind::Int && field.kind == Some(FieldKind::Long) => {
+                fit.widened.push(field.name.clone());
+            }
             Some(_) => {}
             None if is_lineage(&field.name) => {}
             None => match field.kind {
@@ -288,6 +299,9 @@ mod tests {
         assert_eq!(found.untakeable, ["tags", "many"]);
         assert_eq!(found.incompatible, None);
 
+        let short = RecordSchema::new(vec![FieldSpec::optional("n", FieldKind::Int)]);
+        let long = [WriterField { name: "n".into(), kind: Some(FieldKind::Long), nullable: false }];
+        assert_eq!(fit(&short, &long).widened, ["n"]);
         let narrow = RecordSchema::new(vec![FieldSpec::optional("id", FieldKind::Double)]);
         assert!(fit(&narrow, &avro_fields(EVENT).unwrap()).incompatible.unwrap().contains("'id'"));
         let demanding = RecordSchema::new(vec![FieldSpec::required("nothing", FieldKind::Text)]);
