@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::datatypes::{FieldRef, Fields};
 use chainalytics_common::{Error, ErrorCode, Result};
 use iceberg::spec::{
-    ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, TableMetadata, Transform, Type,
+    FormatVersion, ListType, Literal, MapType, NestedField, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Schema, StructType, TableMetadata, Transform, Type,
 };
 
 use crate::err;
@@ -38,6 +38,8 @@ pub enum SchemaEdit {
     Required { path: ColumnPath, required: bool },
     Comment { path: ColumnPath, text: String },
     Move { path: ColumnPath, position: Position },
+    /// Sets or drops the value (Iceberg's JSON form) of rows that are written without one; format v3.
+    WriteDefault { path: ColumnPath, value: Option<String> },
     /// Makes these the columns that identify a row.
     SetIdentifiers(Vec<ColumnPath>),
     DropIdentifiers(Vec<ColumnPath>),
@@ -50,6 +52,7 @@ pub enum SchemaEdit {
 pub(super) fn edited<'a>(metadata: &TableMetadata, edits: impl Iterator<Item = &'a SchemaEdit>) -> Result<Schema> {
     let current = metadata.current_schema();
     let mut editor = Editor {
+        format_version: metadata.format_version(),
         fields: current.as_struct().fields().to_vec(),
         identifiers: current.identifier_field_ids().collect(),
         last_id: metadata.last_column_id(),
@@ -102,6 +105,7 @@ pub(crate) fn find_column<'s>(schema: &'s Schema, path: &[String]) -> Result<&'s
 }
 
 struct Editor {
+    format_version: FormatVersion,
     fields: Vec<NestedFieldRef>,
     identifiers: BTreeSet<i32>,
     last_id: i32,
@@ -128,7 +132,11 @@ impl Editor {
                 let new = new.first().ok_or_else(|| err::internal("a field became none"))?.field_type.clone();
                 change(&mut self.fields, path, &mut |siblings, at| {
                     check_widening(path, &siblings[at].field_type, &new)?;
-                    replace(siblings, at, |field| field.field_type = new.clone());
+                    replace(siblings, at, |field| {
+                        field.field_type = new.clone();
+                        field.initial_default = field.initial_default.take().map(|value| promoted(value, &new));
+                        field.write_default = field.write_default.take().map(|value| promoted(value, &new));
+                    });
                     Ok(())
                 })
             }
@@ -159,6 +167,19 @@ impl Editor {
             SchemaEdit::Move { path, position } => {
                 change(&mut self.fields, path, &mut |siblings, at| move_to(siblings, at, position))
             }
+            SchemaEdit::WriteDefault { path, value } => {
+                if value.is_some() && self.format_version < FormatVersion::V3 {
+                    return Err(err::unsupported("defaults of columns below format-version 3"));
+                }
+                change(&mut self.fields, path, &mut |siblings, at| {
+                    let default = match value {
+                        Some(json) => arrow_schema::default_from_json(json, &siblings[at].field_type)?,
+                        None => None,
+                    };
+                    replace(siblings, at, |field| field.write_default.clone_from(&default));
+                    Ok(())
+                })
+            }
             SchemaEdit::SetIdentifiers(paths) => {
                 self.identifiers = paths.iter().map(|path| self.identifier(path)).collect::<Result<_>>()?;
                 Ok(())
@@ -176,7 +197,7 @@ impl Editor {
     }
 
     fn add(&mut self, parent: &[String], field: &FieldRef, position: Option<&Position>, lenient: bool) -> Result<()> {
-        if !field.is_nullable() {
+        if !field.is_nullable() && !field.metadata().contains_key(arrow_schema::INITIAL_DEFAULT_KEY) {
             return Err(incompatible(format!(
                 "new column '{}' cannot be NOT NULL: rows written before have no value",
                 field.name()
@@ -354,6 +375,17 @@ fn check_widening(path: &[String], from: &Type, to: &Type) -> Result<()> {
          precision of the same scale keep old values",
         path.join(".")
     )))
+}
+
+/// A default in the widened type.
+fn promoted(value: Literal, to: &Type) -> Literal {
+    match (value, to) {
+        (Literal::Primitive(PrimitiveLiteral::Int(v)), Type::Primitive(PrimitiveType::Long)) => Literal::long(i64::from(v)),
+        (Literal::Primitive(PrimitiveLiteral::Float(v)), Type::Primitive(PrimitiveType::Double)) => {
+            Literal::double(f64::from(v.0))
+        }
+        (value, _) => value,
+    }
 }
 
 fn position_of(fields: &[NestedFieldRef], name: &str) -> Option<usize> {

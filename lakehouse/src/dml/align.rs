@@ -66,6 +66,14 @@ pub fn align(
 
 /// A value in the type of the table's column.
 pub(crate) fn fit(value: Expr, schema: &DFSchema, field: &Field, table: &str, casting: Casting) -> Result<Expr> {
+    if let (Expr::Literal(literal, _), false) = (&value, field.is_nullable())
+        && literal.is_null()
+    {
+        return Err(Error::new(
+            ErrorCode::SchemaMismatch,
+            format!("column '{}' of table {table} is required (NOT NULL) but gets NULL", field.name()),
+        ));
+    }
     let from = value.get_type(schema).map_err(Error::from_datafusion)?;
     fit_type(value, &from, field, table, casting)
 }

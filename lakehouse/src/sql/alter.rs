@@ -1,15 +1,20 @@
 //! `ALTER TABLE`: each statement is one metadata commit, checked anew against what others committed meanwhile.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::Field;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::alter_parse::{AlterAction, AlterTable};
 use super::catalog::{find_table, table_not_found};
+use super::defaults::{compute, has_default, resolve};
 use super::names::ident_of;
-use super::{Runner, StatementResult};
-use crate::commit::{TableChange, TableEdit, Transaction};
+use super::{Runner, StatementResult, unsupported};
+use crate::commit::{SchemaEdit, TableChange, TableEdit, Transaction, find_column};
 use crate::table::Table;
+use crate::table::arrow_schema::arrow_type;
 
 /// Table property: how writes distribute rows, `hash`, `range` or `none`.
 const DISTRIBUTION_MODE: &str = "write.distribution-mode";
@@ -38,7 +43,22 @@ impl Runner<'_> {
         }
         let change = TableChange::metadata(table.ident().clone());
         let change = match alter.action {
-            AlterAction::Schema(edits) => change.edit(edits.into_iter().map(TableEdit::Schema).collect()),
+            AlterAction::Schema(edits) => {
+                let mut resolved = Vec::with_capacity(edits.len());
+                for edit in edits {
+                    resolved.push(TableEdit::Schema(with_default(&table, edit).await?));
+                }
+                change.edit(resolved)
+            }
+            AlterAction::Default { path, value } => {
+                let field = find_column(table.metadata().current_schema(), &path)?;
+                let column = Field::new(&field.name, arrow_type(&field.field_type)?, true);
+                let value = match value {
+                    Some(sql) => compute(&sql, &column).await?,
+                    None => None,
+                };
+                change.edit(vec![TableEdit::Schema(SchemaEdit::WriteDefault { path, value })])
+            }
             AlterAction::Partition(edit) => change.edit(vec![TableEdit::Partition(edit)]),
             AlterAction::Write { order, distribution } => {
                 change.edit(vec![TableEdit::SortOrder(order)]).set_property(DISTRIBUTION_MODE, distribution)
@@ -72,6 +92,22 @@ impl Runner<'_> {
         catalog.rename_table(table.ident(), &to).await?;
         Ok(StatementResult::Ok)
     }
+}
+
+/// The edit with the default of a new column computed.
+async fn with_default(table: &Table, edit: SchemaEdit) -> Result<SchemaEdit> {
+    let SchemaEdit::Add { parent, field, position, if_not_exists } = edit else { return Ok(edit) };
+    if !has_default(&field) {
+        return Ok(SchemaEdit::Add { parent, field, position, if_not_exists });
+    }
+    if table.format_version() < 3 {
+        return Err(unsupported("DEFAULT of a column below format-version 3 (SET TBLPROPERTIES ('format-version' = '3') first)"));
+    }
+    if !parent.is_empty() {
+        return Err(unsupported("defaults of fields within structs"));
+    }
+    let field = Arc::new(resolve(field.as_ref().clone()).await?);
+    Ok(SchemaEdit::Add { parent, field, position, if_not_exists })
 }
 
 fn set_properties(mut change: TableChange, pairs: Vec<(String, String)>) -> Result<TableChange> {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::ObjectName;
 use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::Token;
 
 use chainalytics_common::Result;
 
 use super::create_table::{parse_properties, property_key};
+use super::defaults::parse_value;
 use super::refs::{RefStatement, parse_ref_drop, parse_ref_set};
 use super::statement::{expect_end, parse_error, syntax_error};
 use super::terms::{parse_sort_term, parse_target, parse_term};
@@ -28,6 +28,8 @@ pub struct AlterTable {
 #[derive(Debug)]
 pub enum AlterAction {
     Schema(Vec<SchemaEdit>),
+    /// A new write default, its SQL; none drops it.
+    Default { path: ColumnPath, value: Option<String> },
     Partition(PartitionEdit),
     /// `WRITE …`: the order (if it is given) and the value of `write.distribution-mode`.
     Write { order: Vec<SortTerm>, distribution: &'static str },
@@ -82,7 +84,7 @@ fn parse_action(parser: &mut Parser<'_>) -> Result<AlterAction> {
         return Ok(AlterAction::RenameTo(parser.parse_object_name(false).map_err(parse_error)?));
     }
     if accept(parser, "ALTER COLUMN") || accept(parser, "ALTER") {
-        return Ok(AlterAction::Schema(parse_alter_column(parser)?));
+        return parse_alter_column(parser);
     }
     if accept(parser, "CHANGE COLUMN") || accept(parser, "CHANGE") {
         return Ok(AlterAction::Schema(parse_change_column(parser)?));
@@ -144,8 +146,14 @@ fn parse_position(parser: &mut Parser<'_>) -> Result<Option<Position>> {
 }
 
 /// `c TYPE t`, `c SET DATA TYPE t`, `c SET | DROP NOT NULL`, `c COMMENT '…'`, `c FIRST | AFTER d`, one after the other.
-fn parse_alter_column(parser: &mut Parser<'_>) -> Result<Vec<SchemaEdit>> {
+fn parse_alter_column(parser: &mut Parser<'_>) -> Result<AlterAction> {
     let column: ColumnPath = path(parser)?;
+    if accept(parser, "SET DEFAULT") {
+        return Ok(AlterAction::Default { path: column, value: Some(parse_value(parser)?) });
+    }
+    if accept(parser, "DROP DEFAULT") {
+        return Ok(AlterAction::Default { path: column, value: None });
+    }
     let mut edits = Vec::new();
     loop {
         let path = column.clone();
@@ -159,12 +167,10 @@ fn parse_alter_column(parser: &mut Parser<'_>) -> Result<Vec<SchemaEdit>> {
             edits.push(SchemaEdit::Comment { path, text: text(parser)? });
         } else if let Some(position) = parse_position(parser)? {
             edits.push(SchemaEdit::Move { path, position });
-        } else if next_are(parser, "SET DEFAULT") || next_are(parser, "DROP DEFAULT") {
-            return Err(unsupported("defaults of columns"));
         } else if edits.is_empty() {
             return Err(expected(parser, "TYPE, SET NOT NULL, DROP NOT NULL, COMMENT, FIRST or AFTER"));
         } else {
-            return Ok(edits);
+            return Ok(AlterAction::Schema(edits));
         }
     }
 }
@@ -215,9 +221,4 @@ fn parse_write(parser: &mut Parser<'_>) -> Result<AlterAction> {
         _ => "none",
     };
     Ok(AlterAction::Write { order: order.unwrap_or_default(), distribution })
-}
-
-/// Whether a statement's first words are `ALTER TABLE`.
-pub fn is_alter_table(parser: &Parser<'_>) -> bool {
-    next_are(parser, "ALTER TABLE") && parser.peek_nth_token_ref(2).token != Token::EOF
 }

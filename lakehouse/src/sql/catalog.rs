@@ -139,8 +139,17 @@ pub fn ref_name(name: &str) -> Option<&str> {
 /// Loads a table by its name, letter case ignored if no table has exactly that name; `t.branch_x` is table `t` on that
 /// branch.
 pub async fn find_table(lakehouse: &Lakehouse, ident: &TableIdent) -> Result<Option<Table>> {
+    match find_owner(lakehouse, ident).await? {
+        Some((table, Some(branch))) => table.on_branch(branch).map(Some),
+        Some((table, None)) => Ok(Some(table)),
+        None => Ok(None),
+    }
+}
+
+/// The table that a name means, and the branch or tag of it that the name may end in.
+pub async fn find_owner<'a>(lakehouse: &Lakehouse, ident: &'a TableIdent) -> Result<Option<(Table, Option<&'a str>)>> {
     if let Some(table) = find_own(lakehouse, ident).await? {
-        return Ok(Some(table));
+        return Ok(Some((table, None)));
     }
     let Some(name) = ref_name(ident.name()) else {
         return Ok(None);
@@ -150,10 +159,7 @@ pub async fn find_table(lakehouse: &Lakehouse, ident: &TableIdent) -> Result<Opt
         [namespace @ .., table] => TableIdent::new(&namespace.join("."), table),
         [] => return Ok(None),
     };
-    match find_own(lakehouse, &owner).await? {
-        Some(table) => table.on_branch(name).map(Some),
-        None => Ok(None),
-    }
+    Ok(find_own(lakehouse, &owner).await?.map(|table| (table, Some(name))))
 }
 
 async fn find_own(lakehouse: &Lakehouse, ident: &TableIdent) -> Result<Option<Table>> {

@@ -11,8 +11,9 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::catalog::{find_table, table_not_found};
 use super::create_table::{CreateMode, CreateTableStatement};
+use super::defaults::{has_default, resolve};
 use super::names::{ident_of, plan, wrap};
-use super::{Runner, StatementResult};
+use super::{Runner, StatementResult, unsupported};
 use crate::catalog::{CreateTable, PartitionFieldDef};
 use crate::commit::{Decision, ReplaceTable, TableChange, TableEdit, Term, Transaction};
 use crate::dml::{Casting, Matching, WriteMode, align, committed_step};
@@ -52,7 +53,17 @@ impl Runner<'_> {
             Some(query) => {
                 query.schema().fields().iter().map(|f| Field::new(f.name(), plain_type(f.data_type()), true)).collect()
             }
-            None => create.columns,
+            None => {
+                let version = create.properties.iter().find(|(key, _)| key == "format-version");
+                if create.columns.iter().any(has_default) && version.is_none_or(|(_, version)| version != "3") {
+                    return Err(unsupported("DEFAULT of a column below format-version 3 (TBLPROPERTIES ('format-version' = '3'))"));
+                }
+                let mut fields = Vec::with_capacity(create.columns.len());
+                for column in create.columns {
+                    fields.push(resolve(column).await?);
+                }
+                fields
+            }
         };
         let schema = Arc::new(Schema::new(fields));
         check_columns(&schema)?;

@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
+use super::defaults::parse_default;
 use super::statement::parse_error;
 use super::unsupported;
 use super::words::{accept, expected, name, next_are, text};
@@ -34,8 +35,8 @@ pub fn parse_options(parser: &mut Parser<'_>, mut field: Field) -> Result<Field>
             field.set_nullable(true);
         } else if accept(parser, "COMMENT") {
             field = with(field, DOC_KEY, text(parser)?);
-        } else if next_are(parser, "DEFAULT") {
-            return Err(unsupported(&format!("DEFAULT of column {} (it needs format-version 3 and a reader of defaults)", field.name())));
+        } else if accept(parser, "DEFAULT") {
+            field = parse_default(parser, field)?;
         } else if next_are(parser, "GENERATED") || next_are(parser, "PRIMARY") || next_are(parser, "UNIQUE")
             || next_are(parser, "CHECK") || next_are(parser, "REFERENCES") || next_are(parser, "CONSTRAINT")
         {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, TimeUnit};
 use chainalytics_common::Result;
-use iceberg::spec::{ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type};
+use iceberg::spec::{
+    ListType, Literal, MapType, NestedField, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Schema, StructType, Type,
+};
 
 use crate::err;
 
@@ -19,6 +21,10 @@ pub const DOC_KEY: &str = "doc";
 /// Arrow metadata key that names the Iceberg primitive of a field where the Arrow type leaves it open: `uuid`,
 /// `timestamp_ns`, `timestamptz_ns`.
 pub const TYPE_KEY: &str = "iceberg.type";
+/// Arrow metadata key of the value (Iceberg's JSON form) that rows written before a column was added have in it.
+pub const INITIAL_DEFAULT_KEY: &str = "iceberg.initial-default";
+/// Arrow metadata key of the value (Iceberg's JSON form) of rows that are written without one.
+pub const WRITE_DEFAULT_KEY: &str = "iceberg.write-default";
 /// Zone of every `timestamptz` column.
 const UTC: &str = "UTC";
 
@@ -36,10 +42,15 @@ fn arrow_field(field: &NestedField, name: &str) -> Result<Field> {
     if let Some(doc) = &field.doc {
         metadata.insert(DOC_KEY.to_owned(), doc.clone());
     }
+    if let Some(default) = &field.write_default {
+        let json = default.clone().try_into_json(&field.field_type).map_err(err::iceberg)?;
+        metadata.insert(WRITE_DEFAULT_KEY.to_owned(), json.to_string());
+    }
     Ok(Field::new(name, arrow_type(&field.field_type)?, !field.required).with_metadata(metadata))
 }
 
-fn arrow_type(data_type: &Type) -> Result<DataType> {
+/// Arrow type of an Iceberg type.
+pub(crate) fn arrow_type(data_type: &Type) -> Result<DataType> {
     Ok(match data_type {
         Type::Primitive(primitive) => arrow_primitive(primitive)?,
         Type::Struct(fields) => DataType::Struct(struct_fields(fields)?),
@@ -110,10 +121,13 @@ impl Ids {
 
     fn field(&mut self, field: &FieldRef, id: i32, name: &str) -> Result<NestedField> {
         let nested = NestedField::new(id, name, self.type_of(field)?, !field.is_nullable());
-        Ok(match field.metadata().get(DOC_KEY) {
+        let mut nested = match field.metadata().get(DOC_KEY) {
             Some(doc) => nested.with_doc(doc),
             None => nested,
-        })
+        };
+        nested.initial_default = default_of(field, INITIAL_DEFAULT_KEY, &nested.field_type)?;
+        nested.write_default = default_of(field, WRITE_DEFAULT_KEY, &nested.field_type)?;
+        Ok(nested)
     }
 
     fn type_of(&mut self, field: &FieldRef) -> Result<Type> {
@@ -153,6 +167,23 @@ impl Ids {
             other => Type::Primitive(primitive_from_arrow(other)?),
         })
     }
+}
+
+fn default_of(field: &Field, key: &str, field_type: &Type) -> Result<Option<Literal>> {
+    field.metadata().get(key).map_or(Ok(None), |json| default_from_json(json, field_type))
+}
+
+/// A default in Iceberg's JSON form as a literal.
+pub(crate) fn default_from_json(json: &str, field_type: &Type) -> Result<Option<Literal>> {
+    let json = serde_json::from_str(json).map_err(|e| err::invalid(format!("a column's default: {e}")))?;
+    Literal::try_from_json(json, field_type).map_err(err::iceberg_input)
+}
+
+/// The value that a column of a table's schema gets where a write gives none, if it has such a default.
+pub(crate) fn write_default(field: &Field) -> Option<PrimitiveLiteral> {
+    let primitive = primitive_from_arrow(field.data_type()).ok()?;
+    let literal = default_of(field, WRITE_DEFAULT_KEY, &Type::Primitive(primitive)).ok()??;
+    literal.as_primitive_literal()
 }
 
 /// Iceberg primitive that holds every value of an Arrow type. Unsigned and nanosecond types widen or lose precision
