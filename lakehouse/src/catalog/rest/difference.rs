@@ -236,7 +236,7 @@ mod tests {
             .with_snapshot_id(id)
             .with_parent_snapshot_id(parent)
             .with_sequence_number(sequence_number)
-            .with_timestamp_ms(4_000_000_000_000 + sequence_number)
+            .with_timestamp_ms(chrono::Utc::now().timestamp_millis() + sequence_number)
             .with_manifest_list(format!("s3://b/t/{id}.avro"))
             .with_summary(Summary { operation: Operation::Append, additional_properties: HashMap::new() })
             .with_schema_id(0)
