@@ -70,13 +70,15 @@ impl Cluster {
         alive.filter_map(|e| e["pid"].as_i64()).collect()
     }
 
-    /// Starts executors until there are as many as at first.
-    fn replenish(&mut self) {
-        let missing = usize::from(EXECUTORS).saturating_sub(self.live().len());
-        for _ in 0..missing {
+    /// Starts one executor for each that is gone, and waits until as many are alive as at first; a frozen one wakes up and comes back by itself.
+    fn replenish(&mut self, gone: &[i64]) {
+        for _ in gone {
             self.replacements.push(self.place.spawn(&["executor", "--conf", &self.scheduler, "--conf", "executor.cores=1"]));
         }
-        wait_for("three executors", Duration::from_secs(30), || (self.live().len() >= usize::from(EXECUTORS)).then_some(()));
+        wait_for("three executors", Duration::from_secs(60), || {
+            let live = self.live();
+            (live.iter().filter(|pid| !gone.contains(pid)).count() >= usize::from(EXECUTORS)).then_some(())
+        });
     }
 
     fn running(&self) -> bool {
@@ -160,7 +162,7 @@ fn lost_executors_never_change_a_result() {
             let seen = (sums[0]["n"].as_i64().unwrap(), sums[0]["s"].as_i64().unwrap());
             assert_eq!(seen, (one.0 * written, one.1 * written), "{context}");
         }
-        cluster.replenish();
+        cluster.replenish(if fault == Fault::Freeze { &[] } else { &victims });
     }
     let doubled = "SELECT count(*) - count(DISTINCT file_path) FROM sink.files";
     assert_eq!(cluster.place.number(doubled, &local), 0, "a data file is in the table twice");
