@@ -11,6 +11,7 @@ mod late;
 mod layers;
 mod quality;
 mod reprocessing;
+mod retention;
 mod rows;
 mod scd;
 mod setup;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<&'static dyn Job> {
         &gold::GoldAggregation,
         &scd::ScdCustomer,
         &quality::QualityChecks,
+        &retention::ApplyRetention,
     ]
 }
 

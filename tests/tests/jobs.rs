@@ -428,6 +428,25 @@ fn files_join_a_topics_table_once() {
 }
 
 #[test]
+fn bronze_forgets_before_silver_does() {
+    let lake = Lake::new();
+    lake.events(&[
+        ("e1", "u1", "view", 0.0, "2025-01-01 10:00:00", "2025-01-01 10:00:01", 0, 0),
+        ("e2", "u1", "view", 0.0, "2026-01-01 10:00:00", "2026-01-01 10:00:01", 0, 1),
+    ]);
+    lake.job("silver_transformation", &[]);
+    let now = ["--now", "2026-01-02T00:00:00Z"];
+    let dry = lake.job("apply_retention", &["--now", "2026-01-02T00:00:00Z", "--dry-run"]);
+    assert_eq!((&dry["deleted"], lake.count("bronze_user_events")), (&json!({"bronze_user_events": 1}), 2), "{dry}");
+    assert_eq!(lake.job("apply_retention", &now)["rows"], 1);
+    assert_eq!((lake.count("bronze_user_events"), lake.count("silver_user_events")), (1, 2));
+    // Building silver from what is left keeps what bronze has forgotten.
+    lake.job("silver_transformation", &["--full"]);
+    assert_eq!(lake.count("silver_user_events"), 2);
+    assert_eq!(lake.job("apply_retention", &now)["rows"], 0);
+}
+
+#[test]
 fn every_job_tells_its_arguments() {
     let place = Place::new();
     let jobs = place.run(&["jobs", "--output", "json"]).ok().rows();
