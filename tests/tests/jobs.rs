@@ -247,6 +247,14 @@ fn late_data_is_categorised_counted_and_requested_once() {
     assert_eq!(hour, [json!({"e": 8, "a": 6, "m": 1})]);
     assert_eq!(lake.place.number("SELECT out_of_order FROM monitoring_late_data_statistics WHERE trigger_batch_id = 2", LOCAL), 1);
 
+    // Every topic has its turn.
+    lake.sql(
+        "INSERT INTO bronze_products VALUES ('p1', 'Lamp', 30.0, 'home', 4.6, 10, TIMESTAMP '2026-01-05 09:00:00', 'products', 0, 0, TIMESTAMP '2026-01-05 11:00:00', 0, 'test', TIMESTAMP '2026-01-05 11:00:00')",
+    );
+    let all = lake.job("late_data_handler", &["--now", "2026-01-05T12:00:00Z"]);
+    assert_eq!((&all["rows"], &all["topics"]["products"]["late"]), (&json!(1), &json!(1)), "{all}");
+    assert_eq!(all["topics"].as_object().unwrap().len(), 5);
+
     // The batch jobs obey the queue.
     lake.job("silver_transformation", &[]);
     lake.job("gold_aggregation", &[]);

@@ -27,12 +27,12 @@ impl<'a> Queries<'a> {
         arrival(matches!(self.topic, "user-events" | "user-posts" | "weather-data"))
     }
 
-    /// The selected rows with `arrival`, `delay_hours` and `category`.
+    /// The selected rows with `arrival`, `delay_hours` and `late_category`.
     fn judged(&self) -> String {
         let Layer { bronze, time, .. } = self.layer;
         let arrival = self.arrival();
         format!(
-            "SELECT *, {} AS category FROM (SELECT *, {arrival} AS arrival, {} AS delay_hours FROM {bronze} WHERE kafka_topic = {} AND {}) AS a",
+            "SELECT *, {} AS late_category FROM (SELECT *, {arrival} AS arrival, {} AS delay_hours FROM {bronze} WHERE kafka_topic = {} AND {}) AS a",
             by_category(|c| text(c.name)),
             delay_hours(time, arrival),
             text(self.topic),
@@ -44,7 +44,7 @@ impl<'a> Queries<'a> {
     pub(super) fn statistics(&self) -> String {
         let time = self.layer.time;
         let counts: Vec<String> =
-            CATEGORIES.iter().map(|c| format!("count(*) FILTER (WHERE category = {}) AS {}", text(c.name), c.column)).collect();
+            CATEGORIES.iter().map(|c| format!("count(*) FILTER (WHERE late_category = {}) AS {}", text(c.name), c.column)).collect();
         let running = format!(
             "max({time}) OVER (PARTITION BY kafka_partition ORDER BY kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
         );
@@ -75,7 +75,7 @@ impl<'a> Queries<'a> {
     /// A late row asks for its day to be built anew if that day was over when it came.
     fn requires_reprocessing(&self) -> String {
         let time = self.layer.time;
-        format!("category NOT IN ('On-time', 'Too Late') AND CAST({time} AS DATE) < CAST(arrival AS DATE)")
+        format!("late_category NOT IN ('On-time', 'Too Late') AND CAST({time} AS DATE) < CAST(arrival AS DATE)")
     }
 
     pub(super) fn days_to_rebuild(&self) -> String {
@@ -94,8 +94,8 @@ impl<'a> Queries<'a> {
         let watermark = watermark.map_or_else(|| "NULL".to_owned(), moment);
         format!(
             "SELECT kafka_topic, kafka_partition, kafka_offset, {key} AS business_key, {time} AS event_timestamp, arrival AS arrival_timestamp, \
-             delay_hours AS arrival_delay_hours, category AS late_data_category, CAST(0 AS INT) AS late_data_score, {watermark} AS watermark, \
-             CAST({batch} AS BIGINT) AS trigger_batch_id, {} AS rejected_at FROM ({}) AS j WHERE category = 'Too Late'",
+             delay_hours AS arrival_delay_hours, late_category AS late_data_category, CAST(0 AS INT) AS late_data_score, {watermark} AS watermark, \
+             CAST({batch} AS BIGINT) AS trigger_batch_id, {} AS rejected_at FROM ({}) AS j WHERE late_category = 'Too Late'",
             moment(now),
             self.judged()
         )
@@ -111,14 +111,14 @@ impl<'a> Queries<'a> {
 
     /// Rows for `bronze_streaming_events`.
     pub(super) fn on_time_events(&self, now: i64) -> String {
-        format!("SELECT {} FROM ({}) AS j WHERE category = 'On-time'", Self::event_columns(now), self.judged())
+        format!("SELECT {} FROM ({}) AS j WHERE late_category = 'On-time'", Self::event_columns(now), self.judged())
     }
 
     /// Rows for `bronze_streaming_events_late`.
     pub(super) fn late_events(&self, now: i64) -> String {
         format!(
-            "SELECT {}, delay_hours AS arrival_delay_hours, category AS late_data_category, CAST({} AS INT) AS late_data_score, \
-             {} AS requires_reprocessing FROM ({}) AS j WHERE category NOT IN ('On-time', 'Too Late')",
+            "SELECT {}, delay_hours AS arrival_delay_hours, late_category AS late_data_category, CAST({} AS INT) AS late_data_score, \
+             {} AS requires_reprocessing FROM ({}) AS j WHERE late_category NOT IN ('On-time', 'Too Late')",
             Self::event_columns(now),
             by_category(|c| c.score.to_string()),
             self.requires_reprocessing(),
