@@ -16,8 +16,9 @@ use crate::error::{CliError, CliResult};
 const TAIL_BYTES: u64 = 4096;
 /// Lines of a log's end that a message shows at most.
 const TAIL_LINES: usize = 15;
-/// mimalloc's switch between giving freed memory back (1, its default) and letting the system take it back when it needs some (0).
-const KEEP_FREED_MEMORY: &str = "MIMALLOC_PURGE_DECOMMITS";
+/// How long mimalloc keeps freed memory before it gives it back to the system, in milliseconds (10 by default).
+const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+const PURGE_DELAY_MS: &str = "500";
 
 /// A process that this command has just started.
 #[derive(Debug)]
@@ -60,10 +61,10 @@ pub fn spawn(name: &str, args: &[String], log: &Path) -> CliResult<Started> {
             command.env_remove(name);
         }
     }
-    // Freed memory stays with the process until the system wants it: giving it back at once and having it zeroed again took a sixth of the CPU time
-    // of queries that shuffle much.
-    if name.starts_with(Role::Executor.command()) && std::env::var_os(KEEP_FREED_MEMORY).is_none() {
-        command.env(KEEP_FREED_MEMORY, "0");
+    // Queries free and take large buffers all the time: given back at once, their pages are zeroed again and again, a tenth of the CPU time where much
+    // is shuffled.
+    if name.starts_with(Role::Executor.command()) && std::env::var_os(PURGE_DELAY).is_none() {
+        command.env(PURGE_DELAY, PURGE_DELAY_MS);
     }
     // SAFETY: setsid is async-signal-safe, and nothing else runs between fork and exec.
     unsafe {
