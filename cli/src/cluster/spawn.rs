@@ -61,7 +61,7 @@ pub fn spawn(name: &str, args: &[String], log: &Path) -> CliResult<Started> {
             command.env_remove(name);
         }
     }
-    // Queries free and take large buffers all the time: given back at once, their pages are zeroed again and again, a tenth of the CPU time where much
+    // Queries free and take large buffers all the time: given back at once, their pages are zeroed again and again: six per cent of the CPU time where much
     // is shuffled.
     if name.starts_with(Role::Executor.command()) && std::env::var_os(PURGE_DELAY).is_none() {
         command.env(PURGE_DELAY, PURGE_DELAY_MS);
