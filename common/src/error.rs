@@ -214,8 +214,15 @@ impl Error {
             DataFusionError::Configuration(_) => ErrorCode::Config,
             _ => of_object_store(&text).unwrap_or(ErrorCode::QueryFailed),
         };
+        let text = if code == ErrorCode::SqlSyntax { plain_syntax_error(&text) } else { text };
         Self::new(code, text).with_source(error)
     }
+}
+
+/// `SQL error: ParserError("Expected: ... at Line: 1, Column: 7")` without its wrapping.
+fn plain_syntax_error(text: &str) -> String {
+    let inner = text.strip_prefix("SQL error: ").and_then(|rest| rest.split_once("(\"")).and_then(|(_, rest)| rest.strip_suffix("\")"));
+    inner.map_or_else(|| text.to_owned(), |inner| inner.replace("\\\"", "\"").replace("\\'", "'"))
 }
 
 /// What the text of an object store's error means, wherever it comes from: wrong key, no bucket, no store. By text, because it may have come over the wire.
@@ -295,6 +302,13 @@ mod tests {
         let wrapped = DataFusionError::ArrowError(Box::new(ArrowError::ExternalError(Box::new(error.context("while reading")))), None);
         assert_eq!(Error::from_datafusion(wrapped).code(), ErrorCode::DataLoss);
         assert_eq!(Error::from_datafusion(DataFusionError::Plan("x".into())).code(), ErrorCode::SqlPlan);
+    }
+
+    #[test]
+    fn syntax_errors_are_told_plainly() {
+        let wrapped = "SQL error: ParserError(\"Expected: an SQL statement, found: \\\"x\\\" at Line: 1, Column: 1\")";
+        assert_eq!(plain_syntax_error(wrapped), "Expected: an SQL statement, found: \"x\" at Line: 1, Column: 1");
+        assert_eq!(plain_syntax_error("something else"), "something else");
     }
 
     #[test]

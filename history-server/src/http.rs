@@ -235,7 +235,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 
 /// Unknown paths below `/api/v1` answer like everything else there.
 async fn no_such_path(uri: Uri) -> Failure {
-    Failure::not_found("NO_SUCH_PATH", format!("{} is not served here", uri.path()))
+    Failure(StatusCode::NOT_FOUND, ErrorBody::new("NO_SUCH_PATH", format!("{} is not served here", uri.path()), ""))
 }
 
 fn no_run(run_id: &str) -> Failure {

@@ -113,7 +113,8 @@ fn show(run: &Run, report: &serde_json::Value) -> CliResult<()> {
         field("driver on", json!(run.driver_executor_id));
     }
     if let Some(error) = &run.error {
-        field("error", json!(format!("{}: {}", error.code, error.message)));
+        let message = error.message.strip_prefix(&format!("[{}] ", error.code)).unwrap_or(&error.message);
+        field("error", json!(format!("{}: {message}", error.code)));
     }
     if let Some(progress) = &run.progress {
         let of = if progress.total > 0 { format!(" {}/{}", progress.done, progress.total) } else { String::new() };

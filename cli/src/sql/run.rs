@@ -1,6 +1,6 @@
 //! Runs one statement after the other in one session and prints each result.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chainalytics_client::Session;
 use chainalytics_lakehouse::sql::StatementResult;
@@ -9,6 +9,10 @@ use super::print;
 use super::split::split;
 use crate::error::{CliError, CliResult};
 use crate::output::{self, Format};
+use crate::signals::LastResort;
+
+/// How long a statement may take to give way to Ctrl-C.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
 
 /// A session with the way its results are shown.
 pub struct Runner {
@@ -46,6 +50,7 @@ impl Runner {
     /// Runs one statement. Ctrl-C cancels it: the query goes with its stream.
     pub async fn statement(&mut self, sql: &str) -> CliResult<()> {
         let started = Instant::now();
+        let _last_resort = LastResort::after(INTERRUPT_GRACE);
         tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),

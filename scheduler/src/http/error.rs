@@ -43,7 +43,11 @@ impl From<RunsError> for HttpError {
     fn from(error: RunsError) -> Self {
         let message = error.to_string();
         match error {
-            RunsError::UnknownRun(_) => Self::not_found("RUN_NOT_FOUND", message),
+            RunsError::UnknownRun(_) => {
+                let mut error = Self::not_found("RUN_NOT_FOUND", message);
+                error.body.remedy = "The list of runs has those of this scheduler; the history server shows runs of earlier ones.".to_owned();
+                error
+            }
             RunsError::Invalid(_) => {
                 Self { status: StatusCode::BAD_REQUEST, body: ErrorBody::new("INVALID_REQUEST", message, "") }
             }

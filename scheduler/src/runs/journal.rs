@@ -190,7 +190,9 @@ pub fn deploy_mode(mode: DeployMode) -> api::DeployMode {
 pub fn run_error(error: &super::model::RunError) -> api::RunError {
     let known = ErrorCode::ALL.iter().find(|code| code.as_str() == error.code);
     let remedy = known.and_then(|code| code.help()).unwrap_or_default().to_owned();
-    api::RunError { code: error.code.clone(), message: error.message.clone(), remedy }
+    // Some drivers put the code before the message as well.
+    let message = error.message.strip_prefix(&format!("[{}] ", error.code)).unwrap_or(&error.message).to_owned();
+    api::RunError { code: error.code.clone(), message, remedy }
 }
 
 /// A JSON text as a value; null when it is none.
