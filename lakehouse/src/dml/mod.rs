@@ -136,7 +136,7 @@ impl Write<'_> {
     ) -> Result<Vec<DataFileInfo>> {
         let partitions = self.state.config().target_partitions();
         let plan = distribute::distribute(plan, table, overwrites, partitions)?;
-        self.run_write(plan, WriteSpec::from_table(table)?).await
+        self.run_write(plan, WriteSpec::from_table(table)?.in_table_order(table)).await
     }
 
     /// Runs the writing part of a plan whose rows are a delta (see [`RowDelta`]). `moves_rows`: new rows come with it.

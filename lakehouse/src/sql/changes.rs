@@ -11,12 +11,10 @@ use datafusion::sql::sqlparser::ast;
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::catalog::load_table;
-use super::names::{ident_of, part_value, plan, wrap};
+use super::names::{ident_of, part_value, plan};
 use super::statement::{parse_statement, split_statements, ParsedStatement};
 use super::{Runner, StatementResult, dialect_of, unsupported};
-use crate::dml::{
-    Assignment, Casting, Matching, RowEdit, WriteMode, committed_step, rewrite_rows,
-};
+use crate::dml::{Assignment, RowEdit, committed_step, rewrite_rows};
 use crate::commit::TableOutcome;
 use crate::table::Table;
 

@@ -2,11 +2,15 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{RecordBatch, StringArray};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -82,6 +86,17 @@ impl ExecutionPlan for IcebergWriteExec {
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
         vec![&self.input]
+    }
+
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        let schema = self.input.schema();
+        let keys = self.spec.sort.iter().filter_map(|key| {
+            let exact = schema.index_of(&key.column).ok();
+            let at = exact.or_else(|| schema.fields().iter().position(|f| f.name().eq_ignore_ascii_case(&key.column)))?;
+            let options = SortOptions { descending: key.descending, nulls_first: key.nulls_first };
+            Some(PhysicalSortExpr::new(Arc::new(Column::new(schema.field(at).name(), at)), options))
+        });
+        vec![LexOrdering::new(keys).map(OrderingRequirements::from)]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {

@@ -24,6 +24,6 @@ pub use exec::{IcebergWriteExec, data_file_schema};
 pub use plan::{IcebergWriteNode, IcebergWritePlanner};
 pub use spec::{
     COMPRESSION_CODEC, COMPRESSION_LEVEL, DATA_PATH, FANOUT_MAX, ROW_GROUP_LIMIT, ROW_GROUP_SIZE, TARGET_FILE_SIZE,
-    WriteSpec,
+    SortKey, WriteSpec,
 };
 pub use writer::DataFileWriter;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use chainalytics_common::Result;
-use iceberg::spec::{PartitionSpec, Schema};
+use iceberg::spec::{NullOrder, PartitionSpec, Schema, SortDirection, Transform};
 use serde::{Deserialize, Serialize};
 
 use super::delta::RowDelta;
@@ -27,6 +27,14 @@ pub const ROW_GROUP_LIMIT: &str = "write.parquet.row-group-limit";
 pub const DATA_PATH: &str = "write.data.path";
 /// Property: files one task keeps open, one per partition value; the least recently used is closed beyond.
 pub const FANOUT_MAX: &str = "write.fanout.max-open-files";
+
+/// A column that written rows are sorted by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
+pub struct SortKey {
+    pub column: String,
+    pub descending: bool,
+    pub nulls_first: bool,
+}
 
 /// Plan of a table's data files, fixed at planning time. Serialises into physical plans.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
@@ -59,6 +67,9 @@ pub struct WriteSpec {
     pub format_version: u8,
     /// Table properties with the prefix `write.`.
     pub properties: BTreeMap<String, String>,
+    /// Each task sorts its rows by these columns; empty for rows that stay as they come.
+    #[serde(default)]
+    pub sort: Vec<SortKey>,
     /// The rows change others rather than only come.
     #[serde(default)]
     pub row_delta: Option<RowDelta>,
@@ -93,8 +104,45 @@ impl WriteSpec {
                 .filter(|(key, _)| key.starts_with("write."))
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
+            sort: Vec::new(),
             row_delta: None,
         })
+    }
+
+    /// Sorted as the table's sort order says, as far as an order of columns is that order: a transform that keeps the
+    /// order of its column may stand last. Identity partitions come first, so that few files are open at a time.
+    pub fn in_table_order(mut self, table: &Table) -> Self {
+        let metadata = table.metadata();
+        let schema = metadata.current_schema();
+        let order = metadata.default_sort_order();
+        let last = order.fields.len().saturating_sub(1);
+        let name = |id: i32| schema.as_struct().fields().iter().find(|f| f.id == id).map(|f| f.name.clone());
+        let keys: Option<Vec<SortKey>> = order
+            .fields
+            .iter()
+            .enumerate()
+            .map(|(at, field)| {
+                let ordered = match field.transform {
+                    Transform::Identity => true,
+                    Transform::Year | Transform::Month | Transform::Day | Transform::Hour | Transform::Truncate(_) => at == last,
+                    _ => false,
+                };
+                Some(SortKey {
+                    column: name(field.source_id).filter(|_| ordered)?,
+                    descending: field.direction == SortDirection::Descending,
+                    nulls_first: field.null_order == NullOrder::First,
+                })
+            })
+            .collect();
+        let (Some(keys), false) = (keys, order.fields.is_empty()) else { return self };
+        let partition = table.partition_fields().into_iter().filter(|field| field.transform == "identity");
+        self.sort = partition
+            .map(|field| SortKey { column: field.source, descending: false, nulls_first: true })
+            .filter(|first| keys.iter().all(|key| key.column != first.column))
+            .collect();
+        self.sort.extend(keys);
+        self.sort_order_id = i32::try_from(metadata.default_sort_order_id()).ok();
+        self
     }
 
     /// Schema that written batches are cast to, with field ids.
