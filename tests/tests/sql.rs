@@ -9,15 +9,14 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use chainalytics_tests::{binary, slt};
+use chainalytics_tests::{binary, python, slt};
 
 /// Rows of a statement, each value as text.
 fn run(dir: &Path, master: &str, sql: &str) -> Result<Vec<Vec<String>>, String> {
-    let sql = sql.replace("$DIR", &dir.to_string_lossy());
     let output = Command::new(binary())
         .arg("--data-dir")
         .arg(dir)
-        .args(["sql", "--master", master, "--output", "json", "-e", &sql])
+        .args(["sql", "--master", master, "--output", "json", "-e", sql])
         .stdin(Stdio::null())
         .output()
         .map_err(|e| e.to_string())?;
@@ -56,16 +55,13 @@ fn files() -> Vec<PathBuf> {
     found
 }
 
-/// Runs one file to its end or its first difference.
-fn test(file: &Path) -> Result<usize, String> {
-    let kept = std::env::var_os("TEST_KEEP").map(|dir| PathBuf::from(dir).join(file.file_stem().unwrap()));
-    let temporary = tempfile::Builder::new().prefix("chainalytics-sql-").tempdir().unwrap();
-    let dir = kept.unwrap_or_else(|| temporary.path().to_owned());
-    std::fs::create_dir_all(&dir).unwrap();
+/// Runs one file in `dir` to its end or its first difference.
+fn test(file: &Path, dir: &Path) -> Result<usize, String> {
+    std::fs::create_dir_all(dir).unwrap();
     let master = std::env::var("TEST_MASTER").unwrap_or_else(|_| "local[2]".to_owned());
-    let records = slt::parse(&std::fs::read_to_string(file).map_err(|e| e.to_string())?)?;
+    let records = slt::parse(&std::fs::read_to_string(file).map_err(|e| e.to_string())?.replace("$DIR", &dir.to_string_lossy()))?;
     for record in &records {
-        record.check(run(&dir, &master, &record.sql)).map_err(|e| format!("{}:{}: {}\n{e}", file.display(), record.line, record.sql))?;
+        record.check(run(dir, &master, &record.sql)).map_err(|e| format!("{}:{}: {}\n{e}", file.display(), record.line, record.sql))?;
     }
     Ok(records.len())
 }
@@ -74,13 +70,16 @@ fn test(file: &Path) -> Result<usize, String> {
 fn sql_files_pass() {
     let files = files();
     assert!(!files.is_empty(), "no SQL test files found");
+    let temporary = tempfile::Builder::new().prefix("chainalytics-sql-").tempdir().unwrap();
+    let root = std::env::var_os("TEST_KEEP").map_or_else(|| temporary.path().to_owned(), PathBuf::from);
+    let place = |file: &Path| root.join(file.file_stem().unwrap());
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match test(file) {
+                    match test(file, &place(file)) {
                         Ok(records) => println!("ok   {} ({records} entries)", file.display()),
                         Err(error) => {
                             println!("FAIL {error}");
@@ -93,4 +92,19 @@ fn sql_files_pass() {
     });
     let failures = failures.lock().unwrap();
     assert!(failures.is_empty(), "{} of {} files failed:\n{}", failures.len(), files.len(), failures.join("\n\n"));
+    others_read_the_same(files.iter().map(|file| place(file)));
+}
+
+/// Every table that the files left behind, as PyIceberg and DuckDB read it.
+fn others_read_the_same(places: impl Iterator<Item = PathBuf>) {
+    let Some(python) = python() else {
+        println!("other engines are not asked: TEST_PYTHON is not set");
+        return;
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/compare_tables.py");
+    let output = Command::new(python).arg(script).arg(binary()).args(places).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    println!("other engines: {report}");
+    assert!(report["pyiceberg"].as_u64().unwrap() > 30 && report["duckdb"].as_u64().unwrap() > 30, "{report}");
 }
