@@ -181,7 +181,7 @@ fn what_is_wrong_is_told(place: &Place, parts: &Parts) {
         let wrong = format!("{key}={value}");
         let ran = place.run(&["sql", "-e", "CREATE TABLE never AS SELECT 1 AS a", "--master", "local[2]", "--conf", &wrong]);
         assert!(ran.code != 0 && ran.stderr.contains(code), "{wrong}: {code} not in {}", ran.stderr);
-        assert!(!ran.stderr.contains(parts.get("POSTGRES_PASSWORD")) && !ran.stderr.contains("wrong@"), "{wrong}: {}", ran.stderr);
+        assert!(!ran.stderr.contains('@'), "{wrong}: a password is shown: {}", ran.stderr);
     }
     assert!(place.sql("SHOW TABLES", &["--master", "local[2]"]).iter().all(|row| !row.to_string().contains("never")));
 }
