@@ -159,7 +159,7 @@ fn statement(command: &TableCommand) -> CliResult<String> {
         TableCommand::Show(_) => Ok(String::new()),
         TableCommand::Snapshots(name) => metadata(name, "snapshots", "*").map(|sql| format!("{sql} ORDER BY committed_at")),
         TableCommand::History(name) => metadata(name, "history", "*"),
-        TableCommand::Files(name) => metadata(name, "files", "content, file_path, file_format, spec_id, partition, record_count, file_size_in_bytes"),
+        TableCommand::Files(name) => metadata(name, "files", "content, file_path, file_format, spec_id, record_count, file_size_in_bytes"),
         TableCommand::Manifests(name) => metadata(name, "manifests", "*"),
         TableCommand::Partitions(name) => metadata(name, "partitions", "*"),
         TableCommand::Refs(name) => metadata(name, "refs", "*"),

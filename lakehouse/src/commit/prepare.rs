@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use chainalytics_common::Result;
@@ -12,7 +12,7 @@ use super::carry::carried_summary;
 use super::change::{FileChange, TableChange};
 use super::manifests::ManifestFactory;
 use super::metadata::{defined, next_location};
-use super::removal::{Liveness, Removal, remove};
+use super::removal::{Liveness, Removal, remove, vector_target};
 use super::summary::Changes;
 use super::validate::{Verdict, validate};
 use super::{CommitOptions, RUN_ID_KEY, STEP_KEY, TableOutcome};
@@ -239,7 +239,8 @@ impl SnapshotBuild<'_> {
 
     /// Rows that move to another file keep their row id in v3, which our writers do not carry over yet.
     fn refuse_lost_row_ids(&self, removal: &Removal, added: &[(i32, DataFile)]) -> Result<()> {
-        let moves_rows = matches!(removal, Removal::Paths(_)) && added.iter().any(is_data);
+        let removes_data = matches!(removal, Removal::Paths { paths, .. } if !paths.is_empty());
+        let moves_rows = removes_data && added.iter().any(is_data);
         if moves_rows && self.metadata.format_version() == FormatVersion::V3 {
             return Err(err::unsupported("rewriting files of a table of format v3, whose row ids would be lost"));
         }
@@ -250,7 +251,8 @@ impl SnapshotBuild<'_> {
         let mut paths = HashSet::new();
         let mut files = Vec::with_capacity(self.added().len());
         for info in self.added() {
-            if !paths.insert(info.path.as_str()) {
+            // Deletion vectors may share a file.
+            if !paths.insert((info.path.as_str(), info.content_offset)) {
                 return Err(err::invalid(format!("{} is added twice", info.path)));
             }
             let spec = self.metadata.partition_spec_by_id(info.partition_spec_id).ok_or_else(|| {
@@ -266,9 +268,13 @@ impl SnapshotBuild<'_> {
     fn removal(&self, added: &[(i32, DataFile)]) -> Result<Option<Removal>> {
         Ok(match self.files {
             FileChange::Append { .. } | FileChange::RewriteManifests { .. } => None,
-            FileChange::Overwrite { removed, .. } if removed.is_empty() => None,
             FileChange::Overwrite { removed, .. } | FileChange::Rewrite { removed, .. } => {
-                Some(Removal::Paths(removed.clone()))
+                let mut vectors_of: BTreeSet<String> = added.iter().filter_map(|(_, file)| vector_target(file)).collect();
+                if self.metadata.format_version() == FormatVersion::V3 {
+                    vectors_of.extend(removed.iter().cloned());
+                }
+                let removes = !removed.is_empty() || !vectors_of.is_empty();
+                removes.then(|| Removal::Paths { paths: removed.clone(), vectors_of })
             }
             FileChange::ReplaceAll { .. } => Some(Removal::All),
             FileChange::ReplacePartitions { .. } => {

@@ -1,7 +1,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use chainalytics_common::Result;
-use iceberg::spec::{ManifestContentType, ManifestEntry, ManifestFile, Struct};
+use iceberg::spec::{DataContentType, DataFile, ManifestContentType, ManifestEntry, ManifestFile, Struct};
 
 use super::manifests::{Fate, ManifestFactory, load_all};
 use super::summary::Changes;
@@ -9,8 +9,9 @@ use crate::err;
 
 /// Which live files a snapshot takes out.
 pub(super) enum Removal {
-    /// Data files with these paths; each must be live.
-    Paths(BTreeSet<String>),
+    /// Data and delete files with these paths, each of which must be live, and the deletion vectors of these data files,
+    /// which need not: a data file has one at most, and none when it is gone (spec, "Deletion Vectors").
+    Paths { paths: BTreeSet<String>, vectors_of: BTreeSet<String> },
     /// Everything, delete files included.
     All,
     /// All files of these partitions of one spec.
@@ -21,12 +22,22 @@ impl Removal {
     fn removes(&self, entry: &ManifestEntry, file: &ManifestFile) -> bool {
         match self {
             Self::All => true,
-            Self::Paths(paths) => file.content == ManifestContentType::Data && paths.contains(entry.file_path()),
+            Self::Paths { paths, vectors_of } => match vector_target(entry.data_file()) {
+                // Several vectors may share a file, so that its path does not name one.
+                Some(target) => vectors_of.contains(&target),
+                None => paths.contains(entry.file_path()),
+            },
             Self::Partitions { spec_id, values } => {
                 file.partition_spec_id == *spec_id && values.contains(entry.data_file.partition())
             }
         }
     }
+}
+
+/// The data file of a deletion vector; `None` for other files.
+pub(super) fn vector_target(file: &DataFile) -> Option<String> {
+    let is_vector = file.content_type() == DataContentType::PositionDeletes && file.content_offset().is_some();
+    is_vector.then(|| file.referenced_data_file()).flatten()
 }
 
 /// The parent's manifests without the files that `removal` names: untouched manifests are carried over, the others
@@ -48,10 +59,15 @@ pub(super) async fn remove(
         ));
     }
     let mut missing: HashSet<&str> = match removal {
-        Removal::Paths(paths) => paths.iter().map(String::as_str).collect(),
+        Removal::Paths { paths, .. } => paths.iter().map(String::as_str).collect(),
         _ => HashSet::new(),
     };
     let mut result = Vec::with_capacity(manifests.len());
+    // Only deletion vectors go: no data manifest need be read.
+    let only_vectors = matches!(removal, Removal::Paths { paths, .. } if paths.is_empty());
+    let (untouched, manifests): (Vec<_>, Vec<_>) =
+        manifests.into_iter().partition(|file| only_vectors && file.content == ManifestContentType::Data);
+    result.extend(untouched);
     for chunk in manifests.chunks(super::manifests::MANIFEST_READS) {
         let loaded = load_all(factory.table, chunk).await?;
         for (file, manifest) in chunk.iter().zip(loaded) {

@@ -1,12 +1,15 @@
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chainalytics_common::Result;
-use iceberg::spec::{ManifestContentType, ManifestStatus, Operation};
+use iceberg::spec::{
+    DataContentType, DataFile, Datum, ManifestContentType, ManifestStatus, Operation, PrimitiveLiteral,
+};
 
 use super::change::{ConflictCheck, Decision, FileChange, TableChange};
 use super::manifests::load_all;
 use super::{CommitOptions, RUN_ID_KEY, STEP_KEY};
 use crate::err;
+use crate::scan::deletes::DELETE_FILE_PATH_ID;
 use crate::table::{SnapshotInfo, Table};
 use crate::write::{DataFileInfo, FileContent};
 
@@ -49,10 +52,8 @@ pub(super) async fn validate(table: &Table, change: &TableChange, options: &Comm
                 refuse_gone(table, &change.referenced).await?;
             }
         }
-        // Row-level deletes that arrived meanwhile keep applying: the rewritten files keep the base's sequence number.
-        // A position delete names a file, though, and would miss its rows in the new one.
-        Some(FileChange::Rewrite { base, .. }) => {
-            refuse_unseen(table, Some(*base), &ConflictCheck::Snapshot, true).await?;
+        Some(FileChange::Rewrite { base, removed, keep_sequence, .. }) => {
+            refuse_deleted(table, *base, removed, *keep_sequence).await?;
         }
         _ => {}
     }
@@ -71,12 +72,55 @@ fn snapshot_of_step(table: &Table, options: &CommitOptions) -> Option<SnapshotIn
         .map(|snapshot| SnapshotInfo::from(snapshot.as_ref()))
 }
 
-/// Fails if a snapshot after `base` added files which the change ought to have seen.
-async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, deletes: bool) -> Result<()> {
-    let metadata = table.metadata();
-    if table.current_snapshot_id() == base {
-        return Ok(());
+/// Fails if a snapshot after `base` deleted rows of the files that a compaction takes out.
+///
+/// Equality deletes that arrived meanwhile keep applying if the rewritten files keep the base's sequence number. A
+/// position delete names a file and would miss its rows in the new one.
+async fn refuse_deleted(table: &Table, base: i64, removed: &BTreeSet<String>, keeps_sequence: bool) -> Result<()> {
+    let newer = since(table, Some(base))?;
+    let Some(current) = table.current_snapshot_id().filter(|_| !newer.is_empty()) else { return Ok(()) };
+    let manifests = table.manifests(current).await?;
+    let candidates: Vec<_> = manifests
+        .iter()
+        .filter(|file| {
+            file.content == ManifestContentType::Deletes && newer_than_base(table, file.added_snapshot_id, Some(base))
+        })
+        .cloned()
+        .collect();
+    for manifest in load_all(table, &candidates).await? {
+        for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
+            let unseen = entry.snapshot_id.is_some_and(|id| newer.contains(&id));
+            if unseen && touches(entry.data_file(), removed, keeps_sequence) {
+                return Err(err::conflict(format!(
+                    "table {}: another commit deleted rows of files that are being compacted",
+                    table.ident()
+                )));
+            }
+        }
     }
+    Ok(())
+}
+
+/// Whether a delete file may delete rows of one of these data files.
+fn touches(delete: &DataFile, paths: &BTreeSet<String>, keeps_sequence: bool) -> bool {
+    if delete.content_type() == DataContentType::EqualityDeletes {
+        return !keeps_sequence;
+    }
+    if let Some(target) = delete.referenced_data_file() {
+        return paths.contains(&target);
+    }
+    let bound = |bounds: &HashMap<i32, Datum>| match bounds.get(&DELETE_FILE_PATH_ID)?.literal() {
+        PrimitiveLiteral::String(path) => Some(path.clone()),
+        _ => None,
+    };
+    match (bound(delete.lower_bounds()), bound(delete.upper_bounds())) {
+        (Some(low), Some(high)) => paths.range(low..=high).next().is_some(),
+        _ => true,
+    }
+}
+
+/// Snapshots after `base` that changed rows.
+fn since(table: &Table, base: Option<i64>) -> Result<HashSet<i64>> {
     let mut newer = HashSet::new();
     let mut reached = base.is_none();
     for snapshot in table.ancestors() {
@@ -89,12 +133,22 @@ async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, 
             newer.insert(snapshot.snapshot_id());
         }
     }
-    if !reached {
-        return Err(err::conflict(format!(
+    match reached {
+        true => Ok(newer),
+        false => Err(err::conflict(format!(
             "table {}: the snapshot this was planned on ({base:?}) is no ancestor of the current one",
             table.ident()
-        )));
+        ))),
     }
+}
+
+/// Fails if a snapshot after `base` added files which the change ought to have seen.
+async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, deletes: bool) -> Result<()> {
+    let metadata = table.metadata();
+    if table.current_snapshot_id() == base {
+        return Ok(());
+    }
+    let newer = since(table, base)?;
     let Some(current) = table.current_snapshot_id() else { return Ok(()) };
     let manifests = table.manifests(current).await?;
     let is_new = |id: i64| newer.contains(&id);

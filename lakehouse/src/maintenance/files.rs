@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use chainalytics_common::{Error, ErrorCode, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::store::StoreRegistry;
+use crate::store::{StoreRegistry, normalize_location};
 
 /// Deletions in flight unless the caller says otherwise.
 pub(super) const DELETES_DEFAULT: usize = 16;
@@ -44,14 +44,20 @@ pub(super) async fn delete_all(store: &Arc<StoreRegistry>, uris: &[String], conc
 pub(super) async fn list(store: &Arc<StoreRegistry>, location: &str) -> Result<Vec<ListedFile>> {
     let at = store.resolve(location)?;
     let prefix = at.url.as_str().trim_end_matches('/').to_owned();
-    at.store
+    let listed: Vec<object_store::ObjectMeta> = at
+        .store
         .list(Some(&at.path))
-        .map_ok(|meta| ListedFile {
-            uri: format!("{prefix}/{}", meta.location),
-            bytes: meta.size,
-            modified_ms: meta.last_modified.timestamp_millis(),
-        })
         .try_collect()
         .await
-        .map_err(|e| Error::new(ErrorCode::StorageRead, format!("cannot list {location}")).with_source(e))
+        .map_err(|e| Error::new(ErrorCode::StorageRead, format!("cannot list {location}")).with_source(e))?;
+    listed
+        .into_iter()
+        .map(|meta| {
+            Ok(ListedFile {
+                uri: normalize_location(&format!("{prefix}/{}", meta.location))?,
+                bytes: meta.size,
+                modified_ms: meta.last_modified.timestamp_millis(),
+            })
+        })
+        .collect()
 }

@@ -6,6 +6,7 @@
 mod auto;
 mod branches;
 mod compact;
+mod deletes;
 mod expire;
 mod files;
 mod import;
@@ -15,12 +16,16 @@ mod publish;
 mod reach;
 mod retention;
 
+#[cfg(test)]
+mod tests;
+
 pub use auto::{Maintained, auto, maintain};
 pub use branches::{
     FastForwarded, Moved, ancestors_of, fast_forward, rollback_to_snapshot, rollback_to_timestamp,
     set_current_snapshot,
 };
 pub use compact::{RewriteOptions, Rewritten, SortBy, Strategy, rewrite_data_files};
+pub use deletes::{RewriteDeletesOptions, RewrittenDeletes, rewrite_position_delete_files};
 pub use expire::{ExpireOptions, Expired, expire_snapshots};
 pub use import::{ImportOptions, ImportOutcome, Registered, add_files, register_table};
 pub use manifests::{RewrittenManifests, rewrite_manifests};

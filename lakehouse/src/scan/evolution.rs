@@ -2,7 +2,7 @@
 //! field id (rename, or drop and add again). Tables where one did have their files' footers consulted, and
 //! each file is read under the names that its columns had when it was written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use iceberg::spec::{NameMapping, Schema, TableMetadata, Type};
+use iceberg::spec::{NameMapping, PartitionSpecRef, Schema, TableMetadata, Transform, Type};
 use lru::LruCache;
 use parking_lot::Mutex;
 use object_store::ObjectStoreExt;
@@ -18,11 +18,13 @@ use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::schema::types::Type as ParquetType;
+use serde_json::Value;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::files::ScanFile;
 use crate::store::{Location, StoreRegistry};
+use crate::write::partition_json;
 
 /// Footers remembered per process (a few hundred bytes each).
 const CACHED_FOOTERS: usize = 20_000;
@@ -70,6 +72,23 @@ pub fn name_mapping(metadata: &TableMetadata) -> Result<Option<NameMapping>> {
         field.names().iter().all(|n| Some(n.as_str()) == name)
     });
     Ok((!plain).then_some(mapping))
+}
+
+/// Whether files may lack columns whose values only their folders tell: identity partitions of imported files (spec,
+/// "Column Projection").
+pub fn has_folder_values(metadata: &TableMetadata) -> bool {
+    let by_identity = |spec: &PartitionSpecRef| spec.fields().iter().any(|f| f.transform == Transform::Identity);
+    metadata.properties().contains_key(NAME_MAPPING) && metadata.partition_specs_iter().any(by_identity)
+}
+
+/// The values of a file's identity partition fields by the id of their column.
+pub fn folder_values(metadata: &TableMetadata, file: &ScanFile) -> Result<BTreeMap<i32, Value>> {
+    let Some(spec) = metadata.partition_spec_by_id(file.spec_id) else { return Ok(BTreeMap::new()) };
+    // Of a column that was dropped nothing is asked.
+    let Ok(partition_type) = spec.partition_type(metadata.current_schema()) else { return Ok(BTreeMap::new()) };
+    let values = partition_json(file.data_file().partition(), &partition_type)?;
+    let identity = spec.fields().iter().zip(values).filter(|(field, _)| field.transform == Transform::Identity);
+    Ok(identity.map(|(field, value)| (field.source_id, value)).collect())
 }
 
 /// The names under which `file` holds the columns of `schema`.

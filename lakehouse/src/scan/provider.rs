@@ -1,6 +1,6 @@
 //! `IcebergTableProvider`: a table at one snapshot, as DataFusion's planner sees it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,7 +25,9 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::build::{NamedFile, ScanRequest, external, file_field, position_field};
 use super::deletes::{DeleteIndex, DeleteRef, equality_ids, field_by_id};
-use super::evolution::{has_defaults, name_mapping, names_are_stable, names_in_file};
+use super::evolution::{
+    folder_values, has_defaults, has_folder_values, name_mapping, names_are_stable, names_in_file,
+};
 use super::files::{PlannedFiles, ScanFile, plan_files};
 use super::groups::{FileShape, balance};
 use super::pruning::ScanColumns;
@@ -242,7 +244,7 @@ impl IcebergTableProvider {
     /// Gives each file the names of `schema`'s columns where they may differ from today's.
     async fn named(&self, metadata: &TableMetadata, schema: &Schema, files: Vec<ScanFile>) -> Result<Vec<NamedFile>> {
         let mapping = name_mapping(metadata)?;
-        if names_are_stable(metadata) && mapping.is_none() && !has_defaults(schema) {
+        if names_are_stable(metadata) && mapping.is_none() && !has_defaults(schema) && !has_folder_values(metadata) {
             return Ok(files.into_iter().map(|file| NamedFile { file, names: None }).collect());
         }
         let mapping = mapping.as_ref();
@@ -320,17 +322,20 @@ impl IcebergTableProvider {
             .map(|pieces| {
                 let units = pieces.into_iter().map(|piece| {
                     let NamedFile { file, names } = &files[piece.file];
-                    ReadUnit {
+                    // Only a file that lacks columns need be told them.
+                    let lacks = names.as_ref().is_some_and(|names| names.contains(&None));
+                    Ok(ReadUnit {
                         path: file.path().to_owned(),
                         size: file.data_file().file_size_in_bytes(),
                         range: piece.range,
                         names: names.clone(),
+                        constants: if lacks { folder_values(metadata, file)? } else { BTreeMap::new() },
                         deletes: deletes[piece.file].clone(),
-                    }
+                    })
                 });
                 units.collect()
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let spec = ReadSpec { table: self.ident.to_string(), schema, outputs, rows, bytes };
         let plan = IcebergReadExec::try_new(unit_source(&groups)?, Arc::new(spec), Arc::clone(&self.store))?;
         Ok(Arc::new(plan))
@@ -358,7 +363,9 @@ impl IcebergTableProvider {
         if !files.is_empty() {
             let metadata = self.metadata().await?;
             let deletes = DeleteIndex::build(&planned.deletes, metadata)?;
-            let own = self.options.position_column || has_defaults(&self.iceberg_schema);
+            let own = self.options.position_column
+                || has_defaults(&self.iceberg_schema)
+                || has_folder_values(metadata);
             if own || files.iter().any(|file| !deletes.for_file(file).is_empty()) {
                 return self.read_plan(state, metadata, projection, files, &deletes).await;
             }

@@ -18,6 +18,7 @@ use crate::ident::TableIdent;
 use crate::scan::{IcebergTableProvider, SnapshotSelector, is_plain};
 use crate::table::Table;
 use crate::write::DataFileInfo;
+use super::deletes::remove_dangling_deletes;
 use options::Settings;
 pub use options::{SortBy, Strategy};
 use plan::{FileGroup, plan};
@@ -72,7 +73,10 @@ pub async fn rewrite_data_files(write: &Write<'_>, ident: &TableIdent, options: 
     }
     tracing::info!(table = %ident, groups = groups.len(), "compacting");
     let job = Job { write, table: &table, settings: &settings, writer: &writer, base };
-    let done = if settings.partial_progress { job.in_parts(groups).await? } else { job.at_once(groups).await? };
+    let mut done = if settings.partial_progress { job.in_parts(groups).await? } else { job.at_once(groups).await? };
+    if settings.remove_dangling_deletes {
+        done.removed_delete_files = remove_dangling_deletes(write, ident).await?;
+    }
     Ok(done)
 }
 

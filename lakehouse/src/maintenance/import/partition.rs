@@ -20,16 +20,22 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Reads the folders between `root` and the file.
+    /// Reads the folders between `root` and the file, and those that `root` ends with.
     ///
     /// # Errors
     /// `InvalidArgument` if they are not the table's partition columns, or a value is not of its column's type.
     pub fn of(table: &Table, root: &str, uri: &str) -> Result<Self> {
-        let inner = uri.strip_prefix(root).unwrap_or(uri);
         let mut named: BTreeMap<String, Option<String>> = BTreeMap::new();
-        let folders: Vec<&str> = inner.split('/').collect();
-        for folder in folders.iter().take(folders.len().saturating_sub(1)) {
-            if let Some((name, value)) = folder.split_once('=') {
+        let folder = uri.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let (above, below) = match folder.strip_prefix(root) {
+            Some(below) => (root, below),
+            // The root is the file itself.
+            None => (folder, ""),
+        };
+        // The root may be a partition's folder.
+        let above = above.rsplit('/').take_while(|part| part.contains('='));
+        for part in above.chain(below.split('/')) {
+            if let Some((name, value)) = part.split_once('=') {
                 let value = unescape(value);
                 named.insert(unescape(name).to_lowercase(), (value != NULL_FOLDER).then_some(value));
             }

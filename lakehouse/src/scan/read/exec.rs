@@ -26,6 +26,7 @@ use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
+use iceberg::spec::Literal;
 use parquet::arrow::RowNumber;
 
 use super::filter::RowFilter;
@@ -236,7 +237,9 @@ impl Reader {
                     Source::File(present.len() - 1)
                 }
                 None => {
-                    let value = field.initial_default.as_ref().and_then(|d| d.as_primitive_literal());
+                    let of_folder = unit.constants.get(&field.id).cloned();
+                    let of_folder = of_folder.and_then(|json| Literal::try_from_json(json, &field.field_type).ok().flatten());
+                    let value = of_folder.as_ref().or(field.initial_default.as_ref()).and_then(|d| d.as_primitive_literal());
                     let value = value.and_then(|v| literal_to_scalar(&v, column.data_type()));
                     if value.is_none() && (field.required || field.initial_default.is_some()) {
                         return Err(external(err::metadata(format!(

@@ -1,5 +1,6 @@
 //! What an executor must know to read data files, and the units that its tasks share.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
@@ -9,6 +10,7 @@ use datafusion::error::Result as DfResult;
 use datafusion::physical_plan::ExecutionPlan;
 use iceberg::spec::Schema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use chainalytics_common::Result;
 
@@ -81,6 +83,9 @@ pub struct ReadUnit {
     /// Names of the schema's columns in the file where they may differ from the schema's.
     #[serde(default)]
     pub names: Option<FileNames>,
+    /// Values by field id, Iceberg's JSON, of columns that an imported file lacks because its folder tells them.
+    #[serde(default)]
+    pub constants: BTreeMap<i32, Value>,
     #[serde(default)]
     pub deletes: Vec<DeleteRef>,
 }

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::result::{batch, count, long_count};
 use super::{Arguments, Kind, Procedure, bad_argument, optional, required};
-use crate::maintenance::{self, RewriteOptions, SortBy, Strategy};
+use crate::maintenance::{self, RewriteDeletesOptions, RewriteOptions, SortBy, Strategy};
 use crate::sql::{Runner, dialect_of, plan_query, unsupported};
 use crate::table::Table;
 
@@ -26,6 +26,11 @@ pub const PROCEDURES: &[Procedure] = &[
             optional("where", Kind::Text),
         ],
         run: |runner, arguments| Box::pin(rewrite_data_files(runner, arguments)),
+    },
+    Procedure {
+        name: "rewrite_position_delete_files",
+        parameters: &[required("table", Kind::Text), optional("options", Kind::Map), optional("where", Kind::Text)],
+        run: |runner, arguments| Box::pin(rewrite_position_delete_files(runner, arguments)),
     },
     Procedure {
         name: "maintain",
@@ -81,6 +86,34 @@ async fn rewrite_manifests(runner: &Runner<'_>, arguments: &Arguments) -> Result
     batch([
         ("rewritten_manifests_count", count(done.rewritten)),
         ("added_manifests_count", count(done.added)),
+    ])
+}
+
+async fn rewrite_position_delete_files(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordBatch> {
+    let table = runner.table_argument(arguments).await?;
+    let mut options = RewriteDeletesOptions::default();
+    for (key, value) in arguments.map("options") {
+        let bad = || bad_argument(format!("rewrite_position_delete_files: option {key} is '{value}'"));
+        match key.as_str() {
+            "min-input-files" => options.min_input_files = Some(value.parse().map_err(|_| bad())?),
+            "rewrite-all" => options.rewrite_all = value.to_ascii_lowercase().parse().map_err(|_| bad())?,
+            _ => {
+                return Err(bad_argument(format!(
+                    "rewrite_position_delete_files: option '{key}' is not known; there are min-input-files, rewrite-all"
+                )));
+            }
+        }
+    }
+    if let Some(condition) = arguments.text("where") {
+        options.filters = runner.conditions(&table, condition).await?;
+    }
+    let state = runner.ctx.state();
+    let done = maintenance::rewrite_position_delete_files(&runner.write(&state), table.ident(), &options).await?;
+    batch([
+        ("rewritten_delete_files_count", count(done.rewritten_files)),
+        ("added_delete_files_count", count(done.added_files)),
+        ("rewritten_bytes_count", long_count(done.rewritten_bytes)),
+        ("added_bytes_count", long_count(done.added_bytes)),
     ])
 }
 
