@@ -6,6 +6,7 @@ mod files;
 mod history;
 mod manifests;
 mod partition;
+mod position_deletes;
 
 use std::sync::Arc;
 
@@ -14,7 +15,6 @@ use datafusion::datasource::MemTable;
 
 use chainalytics_common::{Error, Result};
 
-use super::unsupported;
 use crate::table::Table;
 use files::Content;
 use manifests::Reach;
@@ -82,7 +82,7 @@ pub async fn metadata_table(table: &Table, kind: MetadataKind) -> Result<Arc<dyn
         MetadataKind::Entries => files::entries(table, Reach::Current).await?,
         MetadataKind::AllEntries => files::entries(table, Reach::All).await?,
         MetadataKind::Partitions => manifests::partitions(table).await?,
-        MetadataKind::PositionDeletes => return Err(unsupported("the metadata table position_deletes")),
+        MetadataKind::PositionDeletes => position_deletes::position_deletes(table).await?,
     };
     let provider = MemTable::try_new(batch.schema(), vec![vec![batch]]).map_err(Error::from_datafusion)?;
     Ok(Arc::new(provider))
