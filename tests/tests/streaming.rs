@@ -22,15 +22,22 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Kafka of a place, as an administrator and a producer of odd records see it.
 struct Kafka {
+    config: ClientConfig,
     admin: AdminClient<DefaultClientContext>,
-    producer: BaseProducer,
 }
 
 impl Kafka {
     fn of(place: &Place) -> Self {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", format!("127.0.0.1:{}", 9092 + place.offset)).set("linger.ms", "1");
-        Self { admin: config.create().unwrap(), producer: config.create().unwrap() }
+        Self { admin: config.create().unwrap(), config }
+    }
+
+    /// Partitions of a topic as a client sees them that knows nothing from before; 0 if it is not there.
+    fn partitions(&self, topic: &str) -> usize {
+        let client: BaseProducer = self.config.create().unwrap();
+        let there = client.client().fetch_metadata(None, Duration::from_secs(10)).unwrap();
+        there.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len())
     }
 
     fn create(&self, topic: &str, partitions: i32) {
@@ -41,10 +48,7 @@ impl Kafka {
 
     fn delete(&self, topic: &str) {
         block_on(self.admin.delete_topics(&[topic], &AdminOptions::new())).unwrap();
-        wait_for("the topic's end", PATIENCE, || {
-            let there = self.producer.client().fetch_metadata(None, Duration::from_secs(10)).unwrap();
-            (!there.topics().iter().any(|t| t.name() == topic)).then_some(())
-        });
+        wait_for("the topic's end", PATIENCE, || (self.partitions(topic) == 0).then_some(()));
     }
 
     fn grow(&self, topic: &str, partitions: usize) {
@@ -59,15 +63,16 @@ impl Kafka {
     }
 
     fn send(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = Option<Vec<u8>>>) {
+        let producer: BaseProducer = self.config.create().unwrap();
         for value in values {
             let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition);
             if let Some(value) = &value {
                 record = record.payload(value);
             }
-            self.producer.send(record).map_err(|(e, _)| e).unwrap();
-            self.producer.poll(Duration::ZERO);
+            producer.send(record).map_err(|(e, _)| e).unwrap();
+            producer.poll(Duration::ZERO);
         }
-        self.producer.flush(Duration::from_secs(30)).unwrap();
+        producer.flush(Duration::from_secs(30)).unwrap();
     }
 }
 
@@ -228,10 +233,7 @@ fn topics_and_partitions_join_while_the_stream_runs() {
     wait_for("the first topic's rows", PATIENCE, || (count_if_there(&place, "bronze_user_events") == 20).then_some(()));
 
     kafka.grow("user-events", 3);
-    wait_for("the partition", PATIENCE, || {
-        let there = kafka.producer.client().fetch_metadata(Some("user-events"), Duration::from_secs(10)).unwrap();
-        (there.topics()[0].partitions().len() == 3).then_some(())
-    });
+    wait_for("the partitions", PATIENCE, || (kafka.partitions("user-events") == 3).then_some(()));
     kafka.send("user-events", 2, events(7));
     wait_for("the new partition's rows", PATIENCE, || (count(&place, "bronze_user_events") == 27).then_some(()));
 
@@ -437,7 +439,7 @@ fn tables_follow_their_writers_and_never_stop_for_them() {
     assert!(ran.code != 0 && ran.stderr.contains("CA-SCHEMA-REGISTRY") && ran.stderr.contains("401"), "{}", ran.stderr);
 }
 
-/// A broker that goes away in mid-stream is waited for; progress and waiting are told by REST.
+/// A broker, and then the whole cluster, that goes away in mid-stream is waited for.
 #[test]
 fn a_broker_that_restarts_is_waited_for() {
     let place = Place::new();
@@ -451,12 +453,14 @@ fn a_broker_that_restarts_is_waited_for() {
     };
     let before = broker();
     signal(before, "KILL");
-    let phase = || {
-        let runs = place.run(&["runs", "--output", "json"]).ok();
-        runs.stdout.contains("waiting")
+    let waits = || {
+        let logs = std::fs::read_dir(place.path()).unwrap().flatten().map(|entry| entry.path());
+        let spawned = logs.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spawn-")));
+        spawned.filter_map(|path| std::fs::read_to_string(path).ok()).any(|text| text.contains("waiting"))
     };
-    wait_for("the stream to say that it waits", PATIENCE, || phase().then_some(()));
+    wait_for("the stream to say that it waits", PATIENCE, || waits().then_some(()));
     let offset = place.offset.to_string();
+    place.run(&["cluster", "stop"]).ok();
     place.run(&["cluster", "start", "--executors", "1", "--port-offset", &offset]).ok();
     place.run(&["produce", "products", "--count", "500", "--seed", "5"]).ok();
     let sum = "SELECT (SELECT count(*) FROM bronze_products) + (SELECT count(*) FROM bronze_dead_letters) AS n";

@@ -38,7 +38,8 @@ impl ProgressListener for Listener {
     fn on_terminated(&self, query: &str, run_id: &str, error: Option<&Error>) {
         match error {
             None => tracing::info!(query, run_id, "the streaming query has ended"),
-            Some(error) => tracing::error!(query, run_id, %error, "the streaming query has failed"),
+            // The run's own end says so loudly, with what to do.
+            Some(error) => tracing::debug!(query, run_id, %error, "the streaming query has failed"),
         }
     }
 

@@ -10,7 +10,7 @@ use chainalytics_streaming::exec::Tombstones;
 use chainalytics_streaming::registry::{Lookup, RegistryOptions, SchemaRegistry, SchemaType};
 use chainalytics_streaming::stream::{TopicResolver, TopicSubscription};
 use chainalytics_streaming::topics::{
-    FieldKind, LINEAGE_COLUMNS, RecordSchema, avro_fields, bronze_schema, dead_letters_schema, json_schema_fields, platform_topic, record_of_table,
+    FieldKind, LINEAGE_COLUMNS, PLATFORM_TOPICS, RecordSchema, avro_fields, bronze_schema, dead_letters_schema, json_schema_fields, platform_topic, record_of_table,
     record_of_writer,
 };
 
@@ -88,8 +88,9 @@ impl TopicTables {
             Error::new(
                 ErrorCode::TopicNotFound,
                 format!(
-                    "topic '{topic}' is none of the platform's, and {what}: create table {table} with the record's columns and {lineage}, \
-                     or register a schema as '{topic}-value'"
+                    "topic '{topic}' is none of the platform's ({}), and {what}: create table {table} with the record's columns and {lineage}, \
+                     or register a schema as '{topic}-value'",
+                    PLATFORM_TOPICS.join(", ")
                 ),
             )
         };

@@ -83,6 +83,12 @@ fn compare(ranges: &PartitionRanges, planned_on_fresh: bool, ends: &PartitionEnd
             _ => {}
         }
     }
+    // The commit's entry alone tells the topic's progress: a partition that it left out would be read again.
+    if let Some((partition, end)) = ends.iter().find(|(partition, _)| !ranges.contains_key(partition)) {
+        mismatch.get_or_insert_with(|| {
+            format!("partition {partition} is not in the batch, the table stands at {end} of it")
+        });
+    }
     match mismatch {
         None => BatchDecision::Commit,
         Some(_) if covers(ends, ranges) => BatchDecision::AlreadyCommitted,
@@ -150,6 +156,15 @@ mod tests {
     #[test]
     fn a_partition_created_later_joins() {
         assert_eq!(ongoing(&ranges(&[(0, 10, 20), (3, 0, 4)]), &[(0, 10)]), BatchDecision::Commit);
+    }
+
+    #[test]
+    fn a_batch_that_leaves_a_partition_out_would_make_the_table_forget_it() {
+        let planned_before_it_came = ranges(&[(0, 10, 20)]);
+        assert!(matches!(ongoing(&planned_before_it_came, &[(0, 10), (3, 4)]), BatchDecision::Conflict(_)));
+        let first = ranges(&[(0, 3, 3)]);
+        let decision = decide(&first, &Basis::Fresh, None, Some("a"), &standing(&[(0, 3), (2, 16)], Some("a")));
+        assert_ne!(decision, BatchDecision::Commit);
     }
 
     #[test]
