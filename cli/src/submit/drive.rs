@@ -26,8 +26,9 @@ pub fn known(job: &str) -> CliResult<()> {
 
 /// Runs the request here. With a cluster as master the scheduler knows of the run; with `local[N]` nobody else does.
 pub async fn run_here(context: &Context, request: &RunRequest, progress: ProgressSink) -> CliResult<RunResult> {
-    let cancel = signals::cancel_on_signal();
-    let run = RunContext::new(&request.run_id, &request.name, 1, cancel.clone());
+    let interrupted = signals::cancel_on_signal();
+    // A run that somebody else kills is cancelled, too, but nobody interrupted this command.
+    let run = RunContext::new(&request.run_id, &request.name, 1, interrupted.child_token());
     run.on_progress(progress);
     let result = match context.master()? {
         Master::Local(_) => {
@@ -40,7 +41,7 @@ pub async fn run_here(context: &Context, request: &RunRequest, progress: Progres
             run_reported(context, request, run, answer.report_interval_ms).await
         }
     }?;
-    if cancel.is_cancelled() && result.state != RunState::Finished { Err(CliError::Interrupted) } else { Ok(result) }
+    if interrupted.is_cancelled() && result.state != RunState::Finished { Err(CliError::Interrupted) } else { Ok(result) }
 }
 
 /// Runs the request as a run that the scheduler knows, and tells it how it goes.
