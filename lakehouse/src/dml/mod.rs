@@ -10,9 +10,11 @@ mod merge;
 mod rewrite;
 mod target;
 
+use std::sync::Arc;
+
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::execution::SessionState;
 use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Partitioning};
@@ -39,6 +41,9 @@ use crate::write::{DataFileInfo, IcebergWriteNode, RowDelta, WriteSpec};
 
 /// Run, step and summary entries of a write; with run and step it happens at most once.
 pub type WriteOptions = CommitOptions;
+
+/// Table property: `true` lets writes by name (DataFrames, `INSERT … BY NAME`) add columns that the table lacks.
+pub const ACCEPT_ANY_SCHEMA: &str = "write.spark.accept-any-schema";
 
 /// What a write does with the rows that the table already has.
 #[derive(Debug, Clone)]
@@ -95,6 +100,8 @@ impl Write<'_> {
         if let Some(done) = committed_step(table, self.options) {
             return Ok(done);
         }
+        let widened = self.widened(table, &plan, matching, casting).await?;
+        let table = widened.as_ref().unwrap_or(table);
         let name = table.ident().to_string();
         let plan = align(plan, table.schema(), &name, matching, casting)?;
         let base = table.current_snapshot_id();
@@ -118,6 +125,43 @@ impl Write<'_> {
             }
         };
         self.commit(change.to_branch(table.branch()), &added).await
+    }
+
+    /// The table with the columns that the rows have and it lacks, if its property [`ACCEPT_ANY_SCHEMA`] asks for them.
+    /// They are added before the rows, once it is known that the other columns fit.
+    async fn widened(
+        &self,
+        table: &Table,
+        plan: &LogicalPlan,
+        matching: &Matching,
+        casting: Casting,
+    ) -> Result<Option<Table>> {
+        let accepts = table.property(ACCEPT_ANY_SCHEMA).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        if !accepts || *matching != Matching::ByName {
+            return Ok(None);
+        }
+        let known = table.schema().fields();
+        let new: Vec<FieldRef> = plan
+            .schema()
+            .fields()
+            .iter()
+            .filter(|field| !known.iter().any(|k| k.name().eq_ignore_ascii_case(field.name())))
+            .map(|field| Arc::new(Field::new(field.name(), field.data_type().clone(), true)))
+            .collect();
+        if new.is_empty() {
+            return Ok(None);
+        }
+        if table.branch().is_some() {
+            return Err(Error::new(
+                ErrorCode::SqlUnsupported,
+                "not supported: new columns by a write to a branch: the schema is the table's",
+            ));
+        }
+        let fields: Vec<FieldRef> = known.iter().chain(&new).cloned().collect();
+        align(plan.clone(), &Arc::new(Schema::new(fields)), &table.ident().to_string(), matching, casting)?;
+        let change = TableChange::metadata(table.ident().clone()).add_columns(new);
+        Transaction::new(self.lakehouse).add(change).commit(CommitOptions::default()).await?;
+        crate::sql::load_table(self.lakehouse, table.ident()).await.map(Some)
     }
 
     /// Commits a prepared change of rows.
