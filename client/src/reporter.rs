@@ -74,7 +74,7 @@ impl RunReporter {
             }
             RunEnd::Failed(error) => {
                 request.set_state(RunState::Failed);
-                request.error = Some(RunError { code: error.code().as_str().to_owned(), message: error.to_string() });
+                request.error = Some(RunError { code: error.code().as_str().to_owned(), message: error.message().to_owned() });
             }
             RunEnd::Killed => request.set_state(RunState::Killed),
         }
