@@ -6,9 +6,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     println!("cargo:rerun-if-changed=build.rs");
-    tonic_prost_build::configure()
-        .build_transport(true)
-        .bytes(".chainalytics.v1")
-        .compile_fds(protox::compile(files, ["."])?)?;
+    tonic_prost_build::configure().build_transport(true).bytes(".chainalytics.v1").compile_fds(protox::compile(files, ["."])?)?;
     Ok(())
 }

@@ -20,9 +20,7 @@ pub fn compare(left: &[Value], right: &[Value]) -> Result<(), String> {
 /// As [`compare`].
 pub fn compare_exactly(left: &[Value], right: &[Value], floats: &[&str]) -> Result<(), String> {
     let names: Vec<String> = left.first().and_then(Value::as_object).map(|row| row.keys().cloned().collect()).unwrap_or_default();
-    compare_by(left, right, |column, x, y| {
-        x == y || names.get(column).is_some_and(|name| floats.contains(&name.as_str())) && same(x, y)
-    })
+    compare_by(left, right, |column, x, y| x == y || names.get(column).is_some_and(|name| floats.contains(&name.as_str())) && same(x, y))
 }
 
 fn compare_by(left: &[Value], right: &[Value], equal: impl Fn(usize, &Value, &Value) -> bool) -> Result<(), String> {

@@ -79,7 +79,8 @@ pub fn run(options: &Options) -> Result<()> {
         machine::line(&machine)
     );
     for (name, pair) in found.values() {
-        let _ = writeln!(table, "| {name} | {:.0} | {:.0} | {} |", pair.ours * 1000.0, pair.theirs * 1000.0, ratio(Some(pair.ours), Some(pair.theirs)));
+        let _ =
+            writeln!(table, "| {name} | {:.0} | {:.0} | {} |", pair.ours * 1000.0, pair.theirs * 1000.0, ratio(Some(pair.ours), Some(pair.theirs)));
     }
     std::io::stdout().write_all(table.as_bytes()).map_err(|e| format!("cannot print: {e}"))?;
     if !options.dry_run {

@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn a_child_is_seen() {
         let sampler = Sampler::start(vec![]);
-        let mut child = std::process::Command::new("sh").args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 0.5"]).spawn().unwrap();
+        let mut child =
+            std::process::Command::new("sh").args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 0.5"]).spawn().unwrap();
         child.wait().unwrap();
         let usage = sampler.stop();
         assert!(usage.peak_rss_bytes > 100_000, "{usage:?}");

@@ -81,9 +81,7 @@ impl Broker {
         let local = listener.local_addr().map_err(listen_error)?;
         let dir = options.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || open_data(options, local, shutdown)).await;
-        let (shared, lock) = opened.unwrap_or_else(|join_error| {
-            Err(BrokerError::Data { dir, source: std::io::Error::other(join_error) })
-        })?;
+        let (shared, lock) = opened.unwrap_or_else(|join_error| Err(BrokerError::Data { dir, source: std::io::Error::other(join_error) }))?;
         Ok(Self { listener, shared: Arc::new(shared), lock })
     }
 
@@ -167,20 +165,11 @@ fn log_panic(ended: &Result<(), tokio::task::JoinError>) {
     }
 }
 
-fn open_data(
-    options: BrokerOptions,
-    local: SocketAddr,
-    shutdown: CancellationToken,
-) -> Result<(Shared, File), BrokerError> {
+fn open_data(options: BrokerOptions, local: SocketAddr, shutdown: CancellationToken) -> Result<(Shared, File), BrokerError> {
     let dir = options.data_dir.clone();
     let data = |source| BrokerError::Data { dir: dir.clone(), source };
     std::fs::create_dir_all(&dir).map_err(data)?;
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(dir.join("lock"))
-        .map_err(data)?;
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(data)?;
     lock.try_lock().map_err(|_| BrokerError::DataDirInUse { dir: dir.clone() })?;
     let cluster_id = cluster_id(&dir).map_err(data)?;
     let topics = Topics::open(&options).map_err(data)?;

@@ -75,10 +75,7 @@ pub async fn serve(shared: Arc<Shared>, mut stream: TcpStream, peer: SocketAddr)
 }
 
 /// The next request and its share of the memory budget; `None` at the end of the stream.
-async fn read_frame(
-    shared: &Shared,
-    read: &mut (impl AsyncReadExt + Unpin),
-) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, Closed> {
+async fn read_frame(shared: &Shared, read: &mut (impl AsyncReadExt + Unpin)) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, Closed> {
     let options = &shared.options;
     let size = match timeout(options.idle_timeout, read.read_i32()).await {
         Err(_) => return Err(Closed::TimedOut("waiting for a request")),

@@ -110,7 +110,10 @@ struct Member {
 enum State {
     Empty,
     /// Members join; ends when all have and `not_before` is past, or at `deadline`.
-    Preparing { not_before: Instant, deadline: Instant },
+    Preparing {
+        not_before: Instant,
+        deadline: Instant,
+    },
     /// The leader's assignment is awaited.
     Completing,
     Stable,
@@ -263,14 +266,7 @@ impl Member {
 
 impl Group {
     fn new() -> Self {
-        Self {
-            state: State::Empty,
-            generation: 0,
-            protocol_type: String::new(),
-            protocol: String::new(),
-            leader: None,
-            members: BTreeMap::new(),
-        }
+        Self { state: State::Empty, generation: 0, protocol_type: String::new(), protocol: String::new(), leader: None, members: BTreeMap::new() }
     }
 
     fn member(&mut self, member_id: &str, generation: i32) -> Result<&mut Member, ResponseError> {
@@ -366,8 +362,7 @@ impl Group {
         let leader = self.leader.take().filter(|l| self.members.contains_key(l)).unwrap_or(first);
         let supported = |name: &str| self.members.values().all(|m| m.protocols.iter().any(|(n, _)| n == name));
         let offered = self.members.get(&leader).map(|m| m.protocols.as_slice()).unwrap_or_default();
-        self.protocol =
-            offered.iter().map(|(n, _)| n).find(|n| supported(n)).cloned().unwrap_or_default();
+        self.protocol = offered.iter().map(|(n, _)| n).find(|n| supported(n)).cloned().unwrap_or_default();
         self.leader = Some(leader);
         self.state = State::Completing;
         let ids: Vec<String> = self.members.keys().cloned().collect();

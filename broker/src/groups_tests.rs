@@ -37,10 +37,7 @@ async fn two_members_share_then_one_dies() {
     let (leader, follower) = if a.leader == a.member_id { (a, b) } else { (b, a) };
     assert_eq!((leader.members.len(), follower.members.len()), (2, 0));
     let waiting = groups.sync("g", &follower.member_id, 1, vec![]);
-    let plan = vec![
-        (leader.member_id.clone(), Bytes::from_static(b"L")),
-        (follower.member_id.clone(), Bytes::from_static(b"F")),
-    ];
+    let plan = vec![(leader.member_id.clone(), Bytes::from_static(b"L")), (follower.member_id.clone(), Bytes::from_static(b"F"))];
     assert_eq!(groups.sync("g", &leader.member_id, 1, plan).await.unwrap().unwrap(), "L");
     assert_eq!(waiting.await.unwrap().unwrap(), "F");
     groups.heartbeat("g", &follower.member_id, 1).unwrap();

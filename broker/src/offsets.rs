@@ -77,12 +77,8 @@ impl OffsetStore {
         if !state.groups.contains_key(group) && state.groups.len() >= self.groups_max {
             return Ok(false);
         }
-        let lines = positions.into_iter().map(|(topic, partition, committed)| Line {
-            group: group.to_owned(),
-            topic,
-            partition,
-            committed: Some(committed),
-        });
+        let lines =
+            positions.into_iter().map(|(topic, partition, committed)| Line { group: group.to_owned(), topic, partition, committed: Some(committed) });
         self.write(&mut state, lines.collect())?;
         Ok(true)
     }

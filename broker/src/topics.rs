@@ -143,11 +143,9 @@ impl Topics {
                 continue;
             }
             let meta: TopicMeta = serde_json::from_slice(&std::fs::read(dir.join(META_FILE))?)?;
-            let limits = limits_of(&meta.configs, &options.log)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.message))?;
-            let partitions = (0..meta.partitions)
-                .map(|p| PartitionLog::open(&dir.join(p.to_string())).map(Arc::new))
-                .collect::<io::Result<Vec<_>>>()?;
+            let limits = limits_of(&meta.configs, &options.log).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.message))?;
+            let partitions =
+                (0..meta.partitions).map(|p| PartitionLog::open(&dir.join(p.to_string())).map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
             registry.names_by_id.insert(meta.id, meta.name.clone());
             registry.by_name.insert(meta.name.clone(), Arc::new(Topic { meta, limits, partitions }));
         }
@@ -251,8 +249,7 @@ impl Topics {
         let _changing = self.changing.lock();
         let topic = self.get(name).ok_or_else(|| unknown(name))?;
         let gone = self.staging.join(topic.id().to_string());
-        std::fs::rename(self.root.join(name), &gone)
-            .map_err(|e| TopicError::io(&format!("cannot delete topic '{name}'"), &e))?;
+        std::fs::rename(self.root.join(name), &gone).map_err(|e| TopicError::io(&format!("cannot delete topic '{name}'"), &e))?;
         {
             let mut registry = self.registry.write();
             registry.by_name.remove(name);
@@ -368,10 +365,7 @@ mod tests {
         let topics = Topics::open(&options).unwrap();
         let configs = BTreeMap::from([(RETENTION_MS.to_owned(), "1000".to_owned())]);
         let id = topics.create("a", 3, configs.clone(), false).unwrap().unwrap().id();
-        assert_eq!(
-            topics.create("a", 3, configs.clone(), false).unwrap_err().code,
-            ResponseError::TopicAlreadyExists
-        );
+        assert_eq!(topics.create("a", 3, configs.clone(), false).unwrap_err().code, ResponseError::TopicAlreadyExists);
         assert!(topics.create("b", 1, configs, true).unwrap().is_none());
         assert!(topics.get("b").is_none());
         let nonsense = BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]);

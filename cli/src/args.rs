@@ -140,7 +140,21 @@ mod tests {
 
     #[test]
     fn global_options_go_anywhere_before_the_job_arguments() {
-        let line = ["submit", "kafka_to_bronze", "--master", "local[2]", "--conf", "a.b=1=2", "--conf", "c=", "--", "--trigger", "available-now", "--conf", "x=y"];
+        let line = [
+            "submit",
+            "kafka_to_bronze",
+            "--master",
+            "local[2]",
+            "--conf",
+            "a.b=1=2",
+            "--conf",
+            "c=",
+            "--",
+            "--trigger",
+            "available-now",
+            "--conf",
+            "x=y",
+        ];
         let cli = parse(&line).unwrap();
         assert_eq!(cli.global.master.as_deref(), Some("local[2]"));
         assert_eq!(cli.global.conf, [("a.b".to_owned(), "1=2".to_owned()), ("c".to_owned(), String::new())]);

@@ -33,9 +33,7 @@ pub async fn help(context: &Context, job: &str) -> CliResult<String> {
     match run(&session, job, vec!["--help".to_owned()]).await {
         Ok(_) => Ok(String::new()),
         // The job's argument parser answers --help as an error that carries the text, after the job's name.
-        Err(error) if error.code() == ErrorCode::InvalidArgument => {
-            Ok(error.message().trim_start_matches(job).trim_start_matches(": ").to_owned())
-        }
+        Err(error) if error.code() == ErrorCode::InvalidArgument => Ok(error.message().trim_start_matches(job).trim_start_matches(": ").to_owned()),
         Err(error) => Err(error.into()),
     }
 }

@@ -39,7 +39,10 @@ fn pick<'a>(mut ids: impl Iterator<Item = &'a str>, named: &str) -> Result<Strin
     }
     let found: Vec<&str> = ids.filter(|id| !named.is_empty() && id.starts_with(named)).collect();
     match found[..] {
-        [] => Err(Error::new(ErrorCode::NotFound, format!("no run begins with {named:?}; `chainalytics runs list` shows the latest, `last` names the newest"))),
+        [] => Err(Error::new(
+            ErrorCode::NotFound,
+            format!("no run begins with {named:?}; `chainalytics runs list` shows the latest, `last` names the newest"),
+        )),
         [id] => Ok(id.to_owned()),
         _ => {
             let some = found.iter().take(5).copied().collect::<Vec<_>>().join(", ");

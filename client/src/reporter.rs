@@ -65,8 +65,12 @@ impl RunReporter {
     pub async fn finish(self, end: RunEnd) -> Result<RunState> {
         self.stop.cancel();
         let _ = self.task.await;
-        let mut request =
-            ReportRunRequest { run_id: self.run_id, attempt: self.run.attempt(), progress: Some(self.run.last_progress()), ..ReportRunRequest::default() };
+        let mut request = ReportRunRequest {
+            run_id: self.run_id,
+            attempt: self.run.attempt(),
+            progress: Some(self.run.last_progress()),
+            ..ReportRunRequest::default()
+        };
         match end {
             RunEnd::Finished(report_json) => {
                 request.set_state(RunState::Finished);

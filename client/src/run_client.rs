@@ -188,7 +188,9 @@ fn is_outage(status: &Status) -> bool {
         Code::Unavailable | Code::DeadlineExceeded => true,
         // A connection that breaks under a call.
         Code::Unknown | Code::Cancelled | Code::Internal => {
-            std::error::Error::source(status).is_some() || status.message().contains("transport error") || status.message().contains("Timeout expired")
+            std::error::Error::source(status).is_some()
+                || status.message().contains("transport error")
+                || status.message().contains("Timeout expired")
         }
         _ => false,
     }

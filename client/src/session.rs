@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use chainalytics_common::{Config, Error, Master, Result, keys};
 use chainalytics_engine::Engine;
 use chainalytics_engine::options::MAX_MESSAGE_BYTES;
-use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::commit::TableOutcome;
 use chainalytics_lakehouse::dml::{WriteMode, WriteOptions, write_dataframe};
+use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::sql::{self, LakehouseCatalogProvider, StatementResult};
 use chainalytics_lakehouse::{Lakehouse, StoreRegistry, TableIdent};
 use datafusion::dataframe::DataFrame;
@@ -157,13 +157,7 @@ impl Session {
     ///
     /// # Errors
     /// Missing table, schema mismatch, conflict, lost executors.
-    pub fn write<'a>(
-        &'a self,
-        frame: DataFrame,
-        table: &'a TableIdent,
-        mode: WriteMode,
-        step: &'a str,
-    ) -> BoxFuture<'a, Result<TableOutcome>> {
+    pub fn write<'a>(&'a self, frame: DataFrame, table: &'a TableIdent, mode: WriteMode, step: &'a str) -> BoxFuture<'a, Result<TableOutcome>> {
         Box::pin(async move {
             self.run.set_step(Some(step));
             let outcome = write_dataframe(&self.lakehouse, self, frame, table, mode, &self.write_options(step.to_owned())).await;

@@ -13,8 +13,7 @@ const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,sqlx=warn,rus
 /// `Config` if `level` is not a filter directive of `tracing` (`info`, `debug`, `chainalytics_scheduler=trace`, ...).
 pub fn init(level: &str, json: bool) -> Result<()> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("{level},{QUIET}"));
-    let filter = EnvFilter::try_new(&directives)
-        .map_err(|e| Error::new(ErrorCode::Config, format!("log.level {directives:?} is no filter: {e}")))?;
+    let filter = EnvFilter::try_new(&directives).map_err(|e| Error::new(ErrorCode::Config, format!("log.level {directives:?} is no filter: {e}")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
     let _already_started = if json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
     Ok(())

@@ -19,12 +19,8 @@ impl FromStr for Master {
 
     /// `chainalytics://HOST:PORT`, `local` (one thread), `local[N]` or `local[*]` (all cores), as Spark spells them.
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || {
-            Error::new(
-                ErrorCode::InvalidArgument,
-                format!("master {text:?} is none of chainalytics://HOST:PORT, local, local[N], local[*]"),
-            )
-        };
+        let wrong =
+            || Error::new(ErrorCode::InvalidArgument, format!("master {text:?} is none of chainalytics://HOST:PORT, local, local[N], local[*]"));
         if let Some(rest) = text.strip_prefix("local") {
             let cores = || std::thread::available_parallelism().map_or(1, usize::from);
             return match rest {

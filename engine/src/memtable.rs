@@ -41,10 +41,7 @@ pub(crate) fn encode(table: &MemTable, schema: &SchemaRef, buf: &mut Vec<u8>) ->
 pub(crate) fn decode(buf: &[u8], schema: SchemaRef) -> Result<MemTable> {
     let reader = StreamReader::try_new(Cursor::new(buf), None)?;
     let batches: Vec<RecordBatch> = reader.collect::<std::result::Result<_, _>>()?;
-    let batches = batches
-        .into_iter()
-        .map(|batch| batch.with_schema(Arc::clone(&schema)))
-        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let batches = batches.into_iter().map(|batch| batch.with_schema(Arc::clone(&schema))).collect::<std::result::Result<Vec<_>, _>>()?;
     MemTable::try_new(schema, vec![batches])
 }
 

@@ -60,8 +60,5 @@ pub fn session_config(config: &Config, place: Place) -> Result<SessionConfig> {
 }
 
 fn set(session: &mut SessionConfig, key: &str, value: &str) -> Result<()> {
-    session
-        .options_mut()
-        .set(key, value)
-        .map_err(|e| Error::new(ErrorCode::Config, format!("{key} = {value:?}: {}", e.strip_backtrace())))
+    session.options_mut().set(key, value).map_err(|e| Error::new(ErrorCode::Config, format!("{key} = {value:?}: {}", e.strip_backtrace())))
 }

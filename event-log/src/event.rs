@@ -144,13 +144,9 @@ impl RunEvent {
 
     pub fn to_envelope(&self) -> serde_json::Result<Envelope> {
         let data = match self {
-            Self::RunSubmitted(data) => {
-                serde_json::to_value(RunSubmitted { conf: redact(&data.conf), ..data.clone() })?
-            }
+            Self::RunSubmitted(data) => serde_json::to_value(RunSubmitted { conf: redact(&data.conf), ..data.clone() })?,
             Self::RunStarted(data) => serde_json::to_value(data)?,
-            Self::QueryRegistered(data) => {
-                serde_json::to_value(QueryRegistered { statement: cut(&data.statement), ..data.clone() })?
-            }
+            Self::QueryRegistered(data) => serde_json::to_value(QueryRegistered { statement: cut(&data.statement), ..data.clone() })?,
             Self::QueryEnded(data) => serde_json::to_value(data)?,
             Self::Progress(data) => serde_json::to_value(data)?,
             Self::StreamingBatch(data) => serde_json::to_value(data)?,
@@ -215,8 +211,7 @@ mod tests {
     fn unknown_kinds_are_skipped_and_unknown_fields_ignored() {
         let future = Envelope { ev: "FromTheFuture".into(), version: 1, data: Value::Null };
         assert_eq!(RunEvent::from_envelope(future).unwrap(), None);
-        let wider: Envelope =
-            serde_json::from_str(r#"{"ev":"RunStarted","version":1,"data":{"attempt":2,"new":{"x":1}}}"#).unwrap();
+        let wider: Envelope = serde_json::from_str(r#"{"ev":"RunStarted","version":1,"data":{"attempt":2,"new":{"x":1}}}"#).unwrap();
         assert!(matches!(RunEvent::from_envelope(wider).unwrap(), Some(RunEvent::RunStarted(started)) if started.attempt == 2));
     }
 }

@@ -51,9 +51,7 @@ fn executors_of(path: &Path) -> LogResult<BTreeMap<(u32, u32), String>> {
 fn convert(path: &Path, error: ReadError) -> LogError {
     match error {
         ReadError::Io(source) => LogError::Io { action: "read", path: path.to_owned(), source },
-        ReadError::UnsupportedVersion { found, supported } => {
-            LogError::UnsupportedVersion { path: path.to_owned(), found, supported }
-        }
+        ReadError::UnsupportedVersion { found, supported } => LogError::UnsupportedVersion { path: path.to_owned(), found, supported },
         ReadError::Malformed(detail) => LogError::Malformed { path: path.to_owned(), detail },
     }
 }

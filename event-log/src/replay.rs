@@ -98,12 +98,7 @@ impl Replayer {
         self.detail.summary = self.summary;
         self.detail.queries = self.queries.into();
         self.detail.streaming = self.batches.into();
-        RunReplay {
-            detail: self.detail,
-            statements: self.statements,
-            complete: self.complete,
-            skipped_lines: self.skipped_lines,
-        }
+        RunReplay { detail: self.detail, statements: self.statements, complete: self.complete, skipped_lines: self.skipped_lines }
     }
 
     fn query_registered(&mut self, query: QueryRegistered) {

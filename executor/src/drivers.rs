@@ -56,13 +56,7 @@ pub(crate) struct Drivers {
 
 impl Drivers {
     pub(crate) fn new(settings: DriverSettings, reporter: Reporter) -> Result<Self> {
-        Ok(Self {
-            settings: Arc::new(settings),
-            reporter,
-            running: Arc::default(),
-            launcher: Launcher::start()?,
-            tasks: TaskTracker::new(),
-        })
+        Ok(Self { settings: Arc::new(settings), reporter, running: Arc::default(), launcher: Launcher::start()?, tasks: TaskTracker::new() })
     }
 
     pub(crate) fn list(&self) -> Vec<RunningDriver> {
@@ -294,10 +288,7 @@ impl Launcher {
         self.requests
             .try_send((command, tokio::runtime::Handle::current(), reply))
             .map_err(|_| Error::new(ErrorCode::ResourcesExhausted, "too many drivers are being launched".to_owned()))?;
-        answer
-            .await
-            .map_err(|_| Error::internal("the driver launcher ended"))?
-            .map_err(|e| Error::io("cannot launch the driver", e))
+        answer.await.map_err(|_| Error::internal("the driver launcher ended"))?.map_err(|e| Error::io("cannot launch the driver", e))
     }
 }
 

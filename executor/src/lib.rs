@@ -141,7 +141,12 @@ impl Supervisor {
 
     /// One incarnation: from registration to its end.
     async fn serve(&self, mut service: TaskService, shutdown: &CancellationToken) -> End {
-        tracing::info!(executor_id = service.executor_id, flight_port = service.flight_port, grpc_port = service.grpc_port, "registered with the scheduler");
+        tracing::info!(
+            executor_id = service.executor_id,
+            flight_port = service.flight_port,
+            grpc_port = service.grpc_port,
+            "registered with the scheduler"
+        );
         let mut lease = Lease::open(self.endpoint.clone(), self.ping_source(&service));
         let end = loop {
             tokio::select! {
@@ -225,8 +230,7 @@ impl Supervisor {
 /// Takes a directory that no other live executor uses: the configured name's, or the first free number's. Held by a file lock.
 fn claim(mut settings: Settings) -> Result<(Settings, Flock<std::fs::File>)> {
     let root = settings.dir.clone();
-    let names: Vec<String> =
-        if settings.name.is_empty() { (1..=HIGHEST_SLOT).map(|n| n.to_string()).collect() } else { vec![settings.name.clone()] };
+    let names: Vec<String> = if settings.name.is_empty() { (1..=HIGHEST_SLOT).map(|n| n.to_string()).collect() } else { vec![settings.name.clone()] };
     std::fs::create_dir_all(&root).map_err(|e| Error::io(format!("cannot create {}", root.display()), e))?;
     for name in &names {
         let dir = root.join(name);

@@ -19,10 +19,7 @@ pub(crate) async fn resolve(host: &str) -> Result<IpAddr> {
         .collect();
     // IPv4 first: what the advertised host most likely means.
     addresses.sort_by_key(SocketAddr::is_ipv6);
-    addresses
-        .first()
-        .map(SocketAddr::ip)
-        .ok_or_else(|| Error::new(ErrorCode::Config, format!("the executor's bind host {host:?} has no address")))
+    addresses.first().map(SocketAddr::ip).ok_or_else(|| Error::new(ErrorCode::Config, format!("the executor's bind host {host:?} has no address")))
 }
 
 /// Binds `port` (0 = any free one).
@@ -31,7 +28,10 @@ pub(crate) async fn resolve(host: &str) -> Result<IpAddr> {
 /// [`ErrorCode::PortInUse`] with what to do about it.
 pub(crate) async fn bind(ip: IpAddr, port: u16, what: &str) -> Result<(TcpListener, u16)> {
     let listener = TcpListener::bind(SocketAddr::new(ip, port)).await.map_err(|e| {
-        Error::new(ErrorCode::PortInUse, format!("cannot listen on {ip}:{port} for the executor's {what}: {e}; choose another port or 0 for any free one"))
+        Error::new(
+            ErrorCode::PortInUse,
+            format!("cannot listen on {ip}:{port} for the executor's {what}: {e}; choose another port or 0 for any free one"),
+        )
     })?;
     let port = listener.local_addr().map_err(|e| Error::io(format!("cannot read the port of the executor's {what}"), e))?.port();
     Ok((listener, port))

@@ -53,7 +53,8 @@ impl Reporter {
     pub(crate) async fn status(&self, run_id: &str, attempt: u32, status: Status) {
         let mut backoff = BACKOFF_MIN;
         for _ in 0..REPORT_ATTEMPTS {
-            let request = DriverStatusRequest { executor_id: self.executor_id.get(), run_id: run_id.to_owned(), attempt, status: Some(status.clone()) };
+            let request =
+                DriverStatusRequest { executor_id: self.executor_id.get(), run_id: run_id.to_owned(), attempt, status: Some(status.clone()) };
             match self.client.clone().driver_status(request).await {
                 Ok(_) => return,
                 Err(status) if is_final(status.code()) => {

@@ -213,8 +213,7 @@ fn execution_engine() -> Arc<DefaultExecutionEngine> {
 fn base_runtime(settings: &Settings, engine: &Engine) -> Result<Arc<datafusion::execution::runtime_env::RuntimeEnv>> {
     let spill_dir = settings.spill_dir();
     std::fs::create_dir_all(&spill_dir).map_err(|e| Error::io(format!("cannot create {}", spill_dir.display()), e))?;
-    std::fs::create_dir_all(settings.shuffle_dir())
-        .map_err(|e| Error::io(format!("cannot create {}", settings.shuffle_dir().display()), e))?;
+    std::fs::create_dir_all(settings.shuffle_dir()).map_err(|e| Error::io(format!("cannot create {}", settings.shuffle_dir().display()), e))?;
     engine.runtime_env(None, Some(spill_dir))
 }
 
@@ -223,15 +222,21 @@ async fn connect(settings: &Settings) -> Result<SchedulerClient> {
     let mut grpc = GrpcClientConfig::from(&config.ballista_config());
     grpc.connect_timeout_seconds = 5;
     grpc.http2_keepalive_interval_seconds = 10;
-    let unreachable = |e: &dyn std::fmt::Display| Error::new(ErrorCode::SchedulerUnreachable, format!("no scheduler at {}: {e}", settings.scheduler_url));
+    let unreachable =
+        |e: &dyn std::fmt::Display| Error::new(ErrorCode::SchedulerUnreachable, format!("no scheduler at {}: {e}", settings.scheduler_url));
     let endpoint = create_grpc_client_endpoint(settings.scheduler_url.clone(), Some(&grpc)).map_err(|e| unreachable(&e))?;
     let channel = endpoint.connect().await.map_err(|e| unreachable(&e))?;
-    Ok(SchedulerGrpcClient::new(channel)
-        .max_encoding_message_size(settings.max_message_bytes)
-        .max_decoding_message_size(settings.max_message_bytes))
+    Ok(SchedulerGrpcClient::new(channel).max_encoding_message_size(settings.max_message_bytes).max_decoding_message_size(settings.max_message_bytes))
 }
 
-fn process_config(settings: &Settings, executor_id: &str, bind_host: String, flight_port: u16, grpc_port: u16, health: ExecutorHealth) -> ExecutorProcessConfig {
+fn process_config(
+    settings: &Settings,
+    executor_id: &str,
+    bind_host: String,
+    flight_port: u16,
+    grpc_port: u16,
+    health: ExecutorHealth,
+) -> ExecutorProcessConfig {
     let message_bytes = u32::try_from(settings.max_message_bytes).unwrap_or(u32::MAX);
     ExecutorProcessConfig {
         executor_id: executor_id.to_owned(),

@@ -69,8 +69,7 @@ impl Catalog {
         for dropped in catalog.queries.drain(entries_max.min(catalog.queries.len())..) {
             catalog.query_paths.remove(&dropped.job_id);
         }
-        catalog.query_at =
-            catalog.queries.iter().enumerate().map(|(at, query)| (query.job_id.clone(), at)).collect();
+        catalog.query_at = catalog.queries.iter().enumerate().map(|(at, query)| (query.job_id.clone(), at)).collect();
         catalog
     }
 

@@ -29,11 +29,5 @@ pub(crate) async fn read(data_dir: &Path, run_id: &str, offset: Option<u64>, lim
     let mut data = Vec::new();
     file.take(limit).read_to_end(&mut data).await?;
     let next_offset = offset + data.len() as u64;
-    Ok(LogPage {
-        offset,
-        next_offset,
-        total_bytes,
-        text: String::from_utf8_lossy(&data).into_owned(),
-        complete: next_offset >= total_bytes,
-    })
+    Ok(LogPage { offset, next_offset, total_bytes, text: String::from_utf8_lossy(&data).into_owned(), complete: next_offset >= total_bytes })
 }

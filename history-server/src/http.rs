@@ -83,10 +83,9 @@ impl Failure {
 
     fn of_log(error: &LogError) -> Self {
         match error {
-            LogError::UnsupportedVersion { .. } => Self(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                ErrorBody::new("EVENT_LOG_VERSION", error.to_string(), "Upgrade the history server."),
-            ),
+            LogError::UnsupportedVersion { .. } => {
+                Self(StatusCode::INTERNAL_SERVER_ERROR, ErrorBody::new("EVENT_LOG_VERSION", error.to_string(), "Upgrade the history server."))
+            }
             _ if error.is_not_found() => Self::not_found("EVENT_LOG_GONE", error.to_string()),
             _ => {
                 tracing::warn!(%error, "event log not served");
@@ -165,9 +164,7 @@ async fn query(State(shared): State<Arc<Shared>>, Path(job_id): Path<String>) ->
 
 fn one_query(shared: &Shared, job_id: &str) -> Result<QueryDetail, Failure> {
     let catalog = shared.catalog();
-    let known = catalog
-        .query(job_id)
-        .ok_or_else(|| Failure::not_found("QUERY_NOT_FOUND", format!("no query {job_id} is in the event logs")))?;
+    let known = catalog.query(job_id).ok_or_else(|| Failure::not_found("QUERY_NOT_FOUND", format!("no query {job_id} is in the event logs")))?;
     let mut detail = match catalog.query_path(job_id) {
         Some(path) => match shared.replayed.query(path).map_err(|error| Failure::of_log(&error))? {
             Some(replayed) => QueryDetail::clone(&replayed),
@@ -196,11 +193,7 @@ struct LogParams {
     limit: Option<u64>,
 }
 
-async fn run_logs(
-    State(shared): State<Arc<Shared>>,
-    Path(run_id): Path<String>,
-    Query(params): Query<LogParams>,
-) -> Answer<LogPage> {
+async fn run_logs(State(shared): State<Arc<Shared>>, Path(run_id): Path<String>, Query(params): Query<LogParams>) -> Answer<LogPage> {
     if shared.catalog().run_path(&run_id).is_none() {
         return Err(no_run(&run_id));
     }
@@ -220,7 +213,10 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let mut text = String::new();
     let mut figure = |name: &str, kind: &str, help: &str, value: f64| {
         // Writing into a String does not fail.
-        let _ = writeln!(text, "# HELP chainalytics_history_{name} {help}\n# TYPE chainalytics_history_{name} {kind}\nchainalytics_history_{name} {value}");
+        let _ = writeln!(
+            text,
+            "# HELP chainalytics_history_{name} {help}\n# TYPE chainalytics_history_{name} {kind}\nchainalytics_history_{name} {value}"
+        );
     };
     figure("runs", "gauge", "Runs in the index.", catalog.runs.len() as f64);
     figure("queries", "gauge", "Queries in the index.", catalog.queries.len() as f64);

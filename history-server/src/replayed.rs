@@ -50,12 +50,7 @@ impl Replayed {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
-    fn get<T>(
-        &self,
-        cache: &Cache<T>,
-        path: &Path,
-        read: impl FnOnce(&Path) -> LogResult<Option<T>>,
-    ) -> LogResult<Option<Arc<T>>> {
+    fn get<T>(&self, cache: &Cache<T>, path: &Path, read: impl FnOnce(&Path) -> LogResult<Option<T>>) -> LogResult<Option<Arc<T>>> {
         // The stamp is taken before the read: a file that grows meanwhile is read again next time.
         let stamp = Stamp::of(path);
         if let Some((seen, detail)) = cache.lock().get(path)

@@ -58,9 +58,7 @@ pub(crate) fn shared(options: HistoryOptions) -> Shared {
 async fn bind(options: &HistoryOptions) -> Result<TcpListener, HistoryError> {
     let host = options.bind_host.trim_start_matches('[').trim_end_matches(']');
     TcpListener::bind((host, options.port)).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            HistoryError::PortInUse { host: options.bind_host.clone(), port: options.port, key: "history.port" }
-        }
+        std::io::ErrorKind::AddrInUse => HistoryError::PortInUse { host: options.bind_host.clone(), port: options.port, key: "history.port" },
         _ => HistoryError::Bind { host: options.bind_host.clone(), port: options.port, key: "history.port", source },
     })
 }

@@ -161,9 +161,7 @@ async fn read(ctx: &SessionContext, path: &Path, format: Format, null_value: Opt
                 Err(error) => Err(error),
             }
         }
-        Format::Json => {
-            ctx.read_json(location, JsonReadOptions::default().file_extension(&extension).file_compression_type(compression)).await
-        }
+        Format::Json => ctx.read_json(location, JsonReadOptions::default().file_extension(&extension).file_compression_type(compression)).await,
         Format::Avro => ctx.read_avro(location, AvroReadOptions::default()).await,
         Format::Parquet => ctx.read_parquet(location, ParquetReadOptions::default()).await,
     };
@@ -264,7 +262,10 @@ fn list(path: &Path, format: Option<Format>) -> Result<Vec<(PathBuf, Format)>> {
         }
         files.sort_by(|a, b| a.0.cmp(&b.0));
         if files.len() > MAX_FILES {
-            return Err(Error::new(ErrorCode::InvalidArgument, format!("{} holds {} files; at most {MAX_FILES} are loaded at once", path.display(), files.len())));
+            return Err(Error::new(
+                ErrorCode::InvalidArgument,
+                format!("{} holds {} files; at most {MAX_FILES} are loaded at once", path.display(), files.len()),
+            ));
         }
     } else if let Some(found) = format.or_else(|| format_of(path)) {
         files.push((path.to_owned(), found));

@@ -27,13 +27,7 @@ const EVENTS: &str = "silver_user_events";
 const GOLD: &[Derived] = &[
     Derived::whole("dim_date", &[EVENTS, "silver_api_logs"], include_str!("../sql/gold/dim_date.sql")),
     Derived::whole("dim_product", &["silver_products"], include_str!("../sql/gold/dim_product.sql")),
-    Derived::by_day(
-        "fact_customer_activity",
-        EVENTS,
-        "user-events",
-        "event_timestamp",
-        include_str!("../sql/gold/fact_customer_activity.sql"),
-    ),
+    Derived::by_day("fact_customer_activity", EVENTS, "user-events", "event_timestamp", include_str!("../sql/gold/fact_customer_activity.sql")),
     Derived::by_day(
         "fact_operational_metrics",
         "silver_api_logs",
@@ -42,11 +36,7 @@ const GOLD: &[Derived] = &[
         include_str!("../sql/gold/fact_operational_metrics.sql"),
     ),
     Derived::whole("gold_customer_analytics", &[EVENTS], include_str!("../sql/gold/gold_customer_analytics.sql")),
-    Derived::whole(
-        "gold_product_performance",
-        &["silver_product_performance", EVENTS],
-        include_str!("../sql/gold/gold_product_performance.sql"),
-    ),
+    Derived::whole("gold_product_performance", &["silver_product_performance", EVENTS], include_str!("../sql/gold/gold_product_performance.sql")),
     Derived::by_day(
         "gold_daily_business_summary",
         EVENTS,

@@ -41,7 +41,10 @@ pub(crate) const LAYERS: &[Layer] = &[
         silver: "silver_products",
         key: "product_id",
         time: "ingestion_date",
-        rules: &[("price_positive", "price IS NULL OR price <= 0"), ("rating_1_to_5", "rating_score IS NULL OR rating_score < 1 OR rating_score > 5")],
+        rules: &[
+            ("price_positive", "price IS NULL OR price <= 0"),
+            ("rating_1_to_5", "rating_score IS NULL OR rating_score < 1 OR rating_score > 5"),
+        ],
         columns: "product_id, trim(title) AS title, price, trim(category) AS category, rating_score, rating_count, ingestion_date",
     },
     Layer {
@@ -129,7 +132,9 @@ impl Layer {
     pub(crate) fn duplicates_query(&self, selected: &str, against: Option<(i64, i64)>) -> String {
         let Self { bronze, key, time, .. } = self;
         let placed = self.placed(selected);
-        let columns = format!("SELECT '{bronze}' AS source_table, p.{key} AS business_key, p.{time} AS event_time, p.kafka_topic, p.kafka_partition, p.kafka_offset");
+        let columns = format!(
+            "SELECT '{bronze}' AS source_table, p.{key} AS business_key, p.{time} AS event_time, p.kafka_topic, p.kafka_partition, p.kafka_offset"
+        );
         match against {
             None => format!("{columns} FROM ({placed}) AS p WHERE p.place > 1"),
             Some(times) => format!(

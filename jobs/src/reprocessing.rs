@@ -45,7 +45,8 @@ pub(crate) async fn pending(context: &JobContext, layer: Layer) -> Result<Vec<Re
     }
     let query = format!("SELECT event_date, trigger_batch_id, kafka_topic FROM {QUEUE} WHERE {} ORDER BY event_date", open(layer));
     let rows = fetch(context.session(), &query).await?;
-    let request = |row| Some(Request { day: rows.day(row, "event_date")?, batch: rows.long(row, "trigger_batch_id"), topic: rows.text(row, "kafka_topic") });
+    let request =
+        |row| Some(Request { day: rows.day(row, "event_date")?, batch: rows.long(row, "trigger_batch_id"), topic: rows.text(row, "kafka_topic") });
     Ok((0..rows.len()).filter_map(request).collect())
 }
 
@@ -117,8 +118,7 @@ pub(crate) fn ranges(days: &BTreeSet<i32>) -> Vec<(i64, i64)> {
 
 /// Rows of these days as an SQL condition; no day selects nothing.
 pub(crate) fn days_condition(time: &str, days: &BTreeSet<i32>) -> String {
-    let terms: Vec<String> =
-        ranges(days).into_iter().map(|(from, to)| format!("({time} >= {} AND {time} < {})", moment(from), moment(to))).collect();
+    let terms: Vec<String> = ranges(days).into_iter().map(|(from, to)| format!("({time} >= {} AND {time} < {})", moment(from), moment(to))).collect();
     if terms.is_empty() { "FALSE".to_owned() } else { format!("({})", terms.join(" OR ")) }
 }
 

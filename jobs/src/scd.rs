@@ -75,7 +75,9 @@ async fn refuse_unknown_operations(context: &JobContext) -> Result<()> {
 async fn apply(context: &JobContext, source: &str, told: &str, versions: &mut Versions) -> Result<()> {
     context.check_cancelled()?;
     let effective = EFFECTIVE.replace("{told}", told);
-    let counted = format!("SELECT count(*) FILTER (WHERE operation <> 'delete') AS opened, count(*) FILTER (WHERE place = 1 AND had_current) AS closed, count(*) AS n FROM ({effective})");
+    let counted = format!(
+        "SELECT count(*) FILTER (WHERE operation <> 'delete') AS opened, count(*) FILTER (WHERE place = 1 AND had_current) AS closed, count(*) AS n FROM ({effective})"
+    );
     let part = Part::new(context, "dim_customer", Keep::AllBut(col("is_current").eq(lit(true)))).await?;
     let counts = fetch(context.session(), &counted).await?;
     if counts.count(0, "n") == 0 {

@@ -31,11 +31,7 @@ const EVENTS: &str = "silver_user_events";
 /// Silver tables that are derived from the clean copies, in dependency order.
 const DERIVED: &[Derived] = &[
     Derived::whole("silver_user_sessions", &[EVENTS], include_str!("../sql/silver/silver_user_sessions.sql")),
-    Derived::whole(
-        "silver_product_performance",
-        &["silver_products", EVENTS],
-        include_str!("../sql/silver/silver_product_performance.sql"),
-    ),
+    Derived::whole("silver_product_performance", &["silver_products", EVENTS], include_str!("../sql/silver/silver_product_performance.sql")),
     Derived::whole(
         "silver_customer_behavior",
         &[EVENTS, "silver_user_sessions", "silver_product_performance"],
@@ -131,7 +127,8 @@ async fn parts(context: &JobContext, layer: &Layer, silver: Part, new: &Span, an
     let of_source = || col("source_table").eq(lit(layer.bronze));
     let side = |time: &str| from.map_or(Keep::All, |from| Keep::AllBut(of_source().and(since_filter(time, from))));
     let quarantine = Part::new(context, "silver_quarantine", side("event_time")).await?.query(context, &layer.quarantine_query(&selected)).await?;
-    let duplicates = Part::new(context, "silver_duplicates", side("event_time")).await?.query(context, &layer.duplicates_query(&selected, against)).await?;
+    let duplicates =
+        Part::new(context, "silver_duplicates", side("event_time")).await?.query(context, &layer.duplicates_query(&selected, against)).await?;
     let mut silver = silver.query(context, &layer.silver_query(&selected, against)).await?;
     if let Some(from) = from {
         silver.keep = Keep::AllBut(since_filter(layer.time, from));

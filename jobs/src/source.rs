@@ -129,7 +129,8 @@ pub(crate) async fn span(context: &JobContext, table: &str, time: &str, start: P
     let rows = fetch(context.session(), &query).await?;
     let mut span = Span { end: start.clone(), start, ..Span::default() };
     for row in 0..rows.len() {
-        let (Some(topic), Some(partition), Some(next)) = (rows.text(row, "kafka_topic"), rows.int(row, "kafka_partition"), rows.long(row, "next")) else {
+        let (Some(topic), Some(partition), Some(next)) = (rows.text(row, "kafka_topic"), rows.int(row, "kafka_partition"), rows.long(row, "next"))
+        else {
             return Err(Error::new(ErrorCode::SchemaMismatch, format!("table {table} has rows without Kafka position")));
         };
         span.end.raise(&topic, partition, next);

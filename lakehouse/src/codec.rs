@@ -32,11 +32,7 @@ pub fn try_encode_physical(plan: &Arc<dyn ExecutionPlan>) -> Option<Result<Vec<u
 }
 
 /// The physical node that [`try_encode_physical`] made bytes of.
-pub fn try_decode_physical(
-    bytes: &[u8],
-    inputs: &[Arc<dyn ExecutionPlan>],
-    store: &Arc<StoreRegistry>,
-) -> Option<Result<Arc<dyn ExecutionPlan>>> {
+pub fn try_decode_physical(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>], store: &Arc<StoreRegistry>) -> Option<Result<Arc<dyn ExecutionPlan>>> {
     if let Some(body) = bytes.strip_prefix(PHYSICAL_READ) {
         return Some(decode::<ReadSpec>(body).and_then(|spec| match inputs {
             [input] => Ok(Arc::new(IcebergReadExec::try_new(Arc::clone(input), Arc::new(spec), Arc::clone(store))?) as _),
@@ -61,8 +57,7 @@ pub fn try_decode_logical(bytes: &[u8], inputs: &[LogicalPlan]) -> Option<Result
     let body = bytes.strip_prefix(LOGICAL_WRITE)?;
     Some(decode::<WriteSpec>(body).and_then(|spec| match inputs {
         [input] => {
-            let node = IcebergWriteNode::try_new(input.clone(), spec)
-                .map_err(|e| err::internal(format!("IcebergWrite does not decode: {e}")))?;
+            let node = IcebergWriteNode::try_new(input.clone(), spec).map_err(|e| err::internal(format!("IcebergWrite does not decode: {e}")))?;
             Ok(Extension { node: Arc::new(node) })
         }
         _ => Err(err::internal("IcebergWrite has exactly one input")),

@@ -133,18 +133,14 @@ pub(crate) fn catalog(source: sqlx::Error) -> Error {
                     (ErrorCode::CatalogBusy, "the catalog is locked by another writer".to_owned())
                 }
                 // PostgreSQL: wrong password, no such user or not from here, no such database, no right to it.
-                "28P01" | "28000" | "3D000" | "42501" => {
-                    (ErrorCode::CatalogDenied, format!("the catalog's database refuses: {}", error.message()))
-                }
+                "28P01" | "28000" | "3D000" | "42501" => (ErrorCode::CatalogDenied, format!("the catalog's database refuses: {}", error.message())),
                 _ if is_going_away(error.as_ref()) => {
                     (ErrorCode::CatalogUnreachable, format!("the catalog's database is going away: {}", error.message()))
                 }
                 _ => (ErrorCode::Catalog, format!("the catalog's database refused a statement: {}", error.message())),
             }
         }
-        sqlx::Error::PoolTimedOut => {
-            (ErrorCode::CatalogBusy, "no connection to the catalog became free in time".to_owned())
-        }
+        sqlx::Error::PoolTimedOut => (ErrorCode::CatalogBusy, "no connection to the catalog became free in time".to_owned()),
         sqlx::Error::Configuration(why) => (ErrorCode::Config, format!("catalog.uri: {why}")),
         other => (ErrorCode::CatalogUnreachable, format!("cannot reach the catalog's database: {other}")),
     };
@@ -169,4 +165,3 @@ pub(crate) fn is_unique_violation(error: &sqlx::Error) -> bool {
 pub(crate) fn is_busy(error: &Error) -> bool {
     error.code() == ErrorCode::CatalogBusy
 }
-

@@ -50,10 +50,7 @@ impl LocalExecutor {
     pub fn open(lakehouse: &Lakehouse, catalog: &str, config: SessionConfig) -> Result<Self> {
         let config = config.with_default_catalog_and_schema(catalog, lakehouse.default_namespace());
         let store: Arc<dyn ObjectStoreRegistry> = Arc::clone(lakehouse.store()) as _;
-        let runtime = RuntimeEnvBuilder::new()
-            .with_object_store_registry(store)
-            .build_arc()
-            .map_err(Error::from_datafusion)?;
+        let runtime = RuntimeEnvBuilder::new().with_object_store_registry(store).build_arc().map_err(Error::from_datafusion)?;
         let state = SessionStateBuilder::new()
             .with_config(config.with_create_default_catalog_and_schema(false).with_information_schema(true))
             .with_runtime_env(runtime)

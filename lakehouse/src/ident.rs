@@ -26,9 +26,7 @@ impl TableIdent {
         }
         match parts.as_slice() {
             [name] => Ok(Self::new(default_namespace, *name)),
-            [namespace @ .., name] => {
-                Ok(Self { namespace: namespace.iter().map(|s| (*s).to_owned()).collect(), name: (*name).to_owned() })
-            }
+            [namespace @ .., name] => Ok(Self { namespace: namespace.iter().map(|s| (*s).to_owned()).collect(), name: (*name).to_owned() }),
             [] => Err(err::invalid("an empty table name")),
         }
     }

@@ -69,19 +69,13 @@ impl Lakehouse {
     }
 
     /// As [`Self::open`], with every choice made by the caller.
-    pub async fn open_with(
-        mut options: CatalogOptions,
-        default_namespace: String,
-        store: Arc<StoreRegistry>,
-    ) -> Result<Self> {
+    pub async fn open_with(mut options: CatalogOptions, default_namespace: String, store: Arc<StoreRegistry>) -> Result<Self> {
         options.warehouse = normalize_location(&options.warehouse)?;
         if options.busy_timeout.is_zero() {
             options.busy_timeout = Duration::from_secs(1);
         }
         if let Some(path) = options.warehouse.strip_prefix("file://") {
-            tokio::fs::create_dir_all(path)
-                .await
-                .map_err(|e| crate::err::config(format!("warehouse {path} cannot be created: {e}")))?;
+            tokio::fs::create_dir_all(path).await.map_err(|e| crate::err::config(format!("warehouse {path} cannot be created: {e}")))?;
         }
         let catalog = Catalog::open(&options, Arc::clone(&store)).await?;
         catalog.create_namespace(&default_namespace).await?;

@@ -36,10 +36,7 @@ impl Target {
         let user = config.get(&keys::SCHEMA_REGISTRY_USER);
         let auth = (!user.is_empty()).then(|| (user, config.get(&keys::SCHEMA_REGISTRY_PASSWORD)));
         Self {
-            kafka: KafkaTarget {
-                bootstrap_servers: config.get(&keys::KAFKA_BOOTSTRAP_SERVERS),
-                client: client.collect(),
-            },
+            kafka: KafkaTarget { bootstrap_servers: config.get(&keys::KAFKA_BOOTSTRAP_SERVERS), client: client.collect() },
             registry: (!url.is_empty()).then_some(RegistryTarget { url, auth }),
         }
     }

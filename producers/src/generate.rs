@@ -54,12 +54,7 @@ pub fn generate(topic: Topic, options: &ProduceOptions) -> Result<impl Iterator<
     options.validate()?;
     let mut generator = Generator::new(topic, options, options.format.resolve(false), UNREGISTERED_SCHEMA_ID);
     Ok(std::iter::from_fn(move || {
-        generator.next_record().map(|r| Record {
-            key: r.key.to_vec(),
-            value: r.value.to_vec(),
-            timestamp_ms: r.timestamp_ms,
-            kind: r.kind,
-        })
+        generator.next_record().map(|r| Record { key: r.key.to_vec(), value: r.value.to_vec(), timestamp_ms: r.timestamp_ms, kind: r.kind })
     }))
 }
 

@@ -54,9 +54,7 @@ fn breaks_a_rule(topic: Topic, row: &Json) -> bool {
         Topic::ApiLogs => !(10.0..=2000.0).contains(&number("response_time_ms")),
         Topic::UserPosts => row["title"].as_str().unwrap().is_empty(),
         Topic::WeatherData => {
-            !(-10.0..=40.0).contains(&number("temperature"))
-                || number("wind_speed") < 0.0
-                || !(0.0..=48.0).contains(&number("data_delay_hours"))
+            !(-10.0..=40.0).contains(&number("temperature")) || number("wind_speed") < 0.0 || !(0.0..=48.0).contains(&number("data_delay_hours"))
         }
     }
 }
@@ -202,15 +200,13 @@ fn avro_is_read_by_the_reference_library() {
 #[test]
 fn three_quarters_of_the_calls_succeed_in_bursts() {
     let clean = ProduceOptions { malformed: Some(0.0), duplicates: Some(0.0), ..options(40_000) };
-    let rows: Vec<Json> =
-        all(Topic::ApiLogs, &clean).iter().map(|r| serde_json::from_slice(&r.value).unwrap()).collect();
+    let rows: Vec<Json> = all(Topic::ApiLogs, &clean).iter().map(|r| serde_json::from_slice(&r.value).unwrap()).collect();
     let good = rows.iter().filter(|r| r["success_flag"] == true).count();
     assert!((0.72..0.78).contains(&(good as f64 / rows.len() as f64)), "{good}");
     // after a failure of a service the next call fails far more often than every fourth time
     let (mut pairs, mut both) = (0, 0);
     for service in ["auth-service", "user-service"] {
-        let calls: Vec<bool> =
-            rows.iter().filter(|r| r["api_source"] == service).map(|r| r["success_flag"] == true).collect();
+        let calls: Vec<bool> = rows.iter().filter(|r| r["api_source"] == service).map(|r| r["success_flag"] == true).collect();
         for pair in calls.windows(2).filter(|p| !p[0]) {
             pairs += 1;
             both += usize::from(!pair[1]);
@@ -221,10 +217,7 @@ fn three_quarters_of_the_calls_succeed_in_bursts() {
 
 #[test]
 fn users_are_skewed_and_sessions_hold_several_events() {
-    let rows: Vec<Json> = all(Topic::UserEvents, &options(50_000))
-        .iter()
-        .filter_map(|r| structural(Topic::UserEvents, &r.value))
-        .collect();
+    let rows: Vec<Json> = all(Topic::UserEvents, &options(50_000)).iter().filter_map(|r| structural(Topic::UserEvents, &r.value)).collect();
     let mut users: std::collections::HashMap<i64, usize> = Default::default();
     let mut sessions: std::collections::HashMap<String, HashSet<i64>> = Default::default();
     for row in &rows {

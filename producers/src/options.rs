@@ -42,10 +42,7 @@ impl std::str::FromStr for Format {
             "json" => Ok(Self::Json),
             "avro" => Ok(Self::Avro),
             "json-schema" => Ok(Self::JsonSchema),
-            _ => Err(ProducerError::Option {
-                option: "format",
-                reason: format!("'{text}' is none of auto, json, avro, json-schema"),
-            }),
+            _ => Err(ProducerError::Option { option: "format", reason: format!("'{text}' is none of auto, json, avro, json-schema") }),
         }
     }
 }
@@ -81,8 +78,7 @@ pub struct Shares {
 impl Shares {
     /// A topic's usual shares (data-model.md: about 10 % of user events late; the rates of faults are ours).
     pub fn of(topic: Topic) -> Self {
-        let common =
-            Self { late: 0.0, too_late: 0.0, out_of_order: 0.02, duplicates: 0.02, malformed: 0.01, invalid: 0.005 };
+        let common = Self { late: 0.0, too_late: 0.0, out_of_order: 0.02, duplicates: 0.02, malformed: 0.01, invalid: 0.005 };
         match topic {
             Topic::UserEvents => Self { late: 0.10, too_late: 0.002, out_of_order: 0.05, ..common },
             Topic::UserPosts => Self { late: 0.30, ..common },

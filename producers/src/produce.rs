@@ -85,10 +85,10 @@ pub async fn produce_to(
     sink.ensure_topics(&topics, options.partitions).await?;
     let mut schema_ids = vec![0; topics.len()];
     if matches!(format, Format::Avro | Format::JsonSchema) {
-        let registry = target.registry.clone().ok_or_else(|| ProducerError::Option {
-            option: "format",
-            reason: format!("{format} needs schema.registry.url"),
-        })?;
+        let registry = target
+            .registry
+            .clone()
+            .ok_or_else(|| ProducerError::Option { option: "format", reason: format!("{format} needs schema.registry.url") })?;
         let registry = Registry::new(registry)?;
         for (topic, id) in topics.iter().zip(schema_ids.iter_mut()) {
             *id = registry.register(*topic, format).await?;
@@ -111,14 +111,7 @@ pub async fn produce_to(
         })
         .collect();
     let topics = settle(senders, &sink, &options, started, &progress, &stop, &cancel).await?;
-    Ok(ProduceReport {
-        topics,
-        format,
-        seed: options.seed,
-        base_time_us,
-        seconds: started.elapsed().as_secs_f64(),
-        cancelled: cancel.is_cancelled(),
-    })
+    Ok(ProduceReport { topics, format, seed: options.seed, base_time_us, seconds: started.elapsed().as_secs_f64(), cancelled: cancel.is_cancelled() })
 }
 
 /// Waits for the senders and for the acknowledgements, and tells of the progress meanwhile.
@@ -222,14 +215,7 @@ impl Pace {
 }
 
 /// The loop of one topic's thread.
-fn send_all(
-    mut generator: Generator,
-    index: usize,
-    sink: &Sink,
-    pace: &Pace,
-    shown: &Shown,
-    stop: &CancellationToken,
-) -> SenderEnd {
+fn send_all(mut generator: Generator, index: usize, sink: &Sink, pace: &Pace, shown: &Shown, stop: &CancellationToken) -> SenderEnd {
     /// Clock and token are looked at every so many records when no rate is set.
     const CHECK_EVERY: u64 = 256;
     let topic = generator.topic();

@@ -81,8 +81,8 @@ impl Registry {
             };
             return Err(self.refused(reason));
         }
-        let registered: Registered = serde_json::from_str(&text)
-            .map_err(|e| self.refused(format!("unexpected answer to the registration of {subject}: {e}")))?;
+        let registered: Registered =
+            serde_json::from_str(&text).map_err(|e| self.refused(format!("unexpected answer to the registration of {subject}: {e}")))?;
         if !before && !self.set_compatibility(&subject).await? {
             return Err(self.refused(format!("cannot set the compatibility of {subject}")));
         }

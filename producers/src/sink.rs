@@ -125,8 +125,7 @@ impl Sink {
         }
         let deliveries: Arc<[Deliveries]> = (0..topics).map(|_| Deliveries::default()).collect();
         let reports = Reports { deliveries: Arc::clone(&deliveries) };
-        let producer = ThreadedProducer::from_config_and_context(&config, reports)
-            .map_err(|e| ProducerError::ClientConfig(e.to_string()))?;
+        let producer = ThreadedProducer::from_config_and_context(&config, reports).map_err(|e| ProducerError::ClientConfig(e.to_string()))?;
         Ok(Self { producer, config, address: target.bootstrap_servers.clone(), deliveries })
     }
 
@@ -137,13 +136,11 @@ impl Sink {
         if missing.is_empty() {
             return Ok(());
         }
-        let admin: AdminClient<DefaultClientContext> = AdminClient::from_config_and_context(&self.config, DefaultClientContext)
-            .map_err(|e| ProducerError::ClientConfig(e.to_string()))?;
+        let admin: AdminClient<DefaultClientContext> =
+            AdminClient::from_config_and_context(&self.config, DefaultClientContext).map_err(|e| ProducerError::ClientConfig(e.to_string()))?;
         // -1: the cluster's own default; a single broker has one replica, a real cluster its three
-        let new: Vec<NewTopic<'_>> = missing
-            .iter()
-            .map(|t| NewTopic::new(t.name(), partitions, TopicReplication::Fixed(-1)).set("retention.ms", RETENTION_MS))
-            .collect();
+        let new: Vec<NewTopic<'_>> =
+            missing.iter().map(|t| NewTopic::new(t.name(), partitions, TopicReplication::Fixed(-1)).set("retention.ms", RETENTION_MS)).collect();
         let options = AdminOptions::new().operation_timeout(Some(ADMIN_TIMEOUT)).request_timeout(Some(ADMIN_TIMEOUT));
         let results = admin.create_topics(&new, &options).await.map_err(|e| self.unreachable(&e))?;
         for result in results {

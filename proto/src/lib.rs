@@ -35,17 +35,9 @@ pub mod v1 {
         /// The inverse of [`RunState::label`].
         #[must_use]
         pub fn from_label(label: &str) -> Option<Self> {
-            [
-                Self::Submitted,
-                Self::Queued,
-                Self::Running,
-                Self::Finished,
-                Self::Failed,
-                Self::Killed,
-                Self::Lost,
-            ]
-            .into_iter()
-            .find(|state| state.label() == label)
+            [Self::Submitted, Self::Queued, Self::Running, Self::Finished, Self::Failed, Self::Killed, Self::Lost]
+                .into_iter()
+                .find(|state| state.label() == label)
         }
     }
 

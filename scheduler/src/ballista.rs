@@ -34,11 +34,7 @@ pub struct EngineParts {
 pub async fn start(options: &Options, engine: EngineParts, guard: &Guard) -> Result<(Ballista, Arc<dyn JobState>)> {
     let config = Arc::new(config(options, &engine));
     config.validate()?;
-    let in_memory = InMemoryJobState::new(
-        config.scheduler_id.clone(),
-        share_file_statistics_cache(engine.session_builder),
-        engine.config_producer,
-    );
+    let in_memory = InMemoryJobState::new(config.scheduler_id.clone(), share_file_statistics_cache(engine.session_builder), engine.config_producer);
     let job_state: Arc<dyn JobState> = Arc::new(GuardedJobState::new(in_memory, guard.clone()));
     let cluster = BallistaCluster::new(Arc::new(GuardedClusterState::new(guard.clone())), Arc::clone(&job_state));
     let codec = BallistaCodec::new(engine.logical_codec, engine.physical_codec);

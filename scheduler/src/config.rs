@@ -35,9 +35,7 @@ impl Options {
         let lease_ttl = config.get(&keys::SCHEDULER_LEASE_TTL);
         let ping_interval = config.get(&keys::SCHEDULER_PING_INTERVAL);
         if ping_interval.is_zero() || ping_interval * 2 > lease_ttl {
-            let message = format!(
-                "scheduler.lease-ttl ({lease_ttl:?}) must be at least twice scheduler.ping-interval ({ping_interval:?})"
-            );
+            let message = format!("scheduler.lease-ttl ({lease_ttl:?}) must be at least twice scheduler.ping-interval ({ping_interval:?})");
             return Err(Error::new(ErrorCode::Config, message));
         }
         let event_log_dir = config.event_log_dir();
@@ -68,10 +66,7 @@ impl Options {
                 kill_grace: KILL_GRACE,
                 report_interval: config.get(&keys::SCHEDULER_REPORT_INTERVAL),
                 drivers_per_executor_max: config.get(&keys::EXECUTOR_MAX_DRIVERS),
-                limits: Limits {
-                    failures_max: config.get(&keys::SCHEDULER_SUPERVISE_MAX_ATTEMPTS),
-                    launches_max: LAUNCHES_MAX,
-                },
+                limits: Limits { failures_max: config.get(&keys::SCHEDULER_SUPERVISE_MAX_ATTEMPTS), launches_max: LAUNCHES_MAX },
             },
         })
     }

@@ -66,8 +66,7 @@ impl Options {
 
 /// Only addresses that no other machine reaches.
 fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost" || host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Small and quick, below `dir`, on ports that the system chooses.

@@ -43,11 +43,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// Ports in use, unsafe addresses, directories and files that cannot be had.
-    pub async fn start(
-        mut options: Options,
-        engine: EngineParts,
-        shutdown: CancellationToken,
-    ) -> Result<Self, SchedulerError> {
+    pub async fn start(mut options: Options, engine: EngineParts, shutdown: CancellationToken) -> Result<Self, SchedulerError> {
         options.check()?;
         let grpc = server::bind(&options.bind_host, options.grpc_port, "scheduler.port").await?;
         let web = server::bind(&options.bind_host, options.http_port, "scheduler.http-port").await?;
@@ -65,18 +61,12 @@ impl Scheduler {
         let writer = RunLogWriter::start(&options.event_log_dir, RunLogOptions::default()).await?;
         let journal = Journal::new(writer, options.scheduler_id.clone());
         let logs = DriverLogs::new(&options.data_dir);
-        let runs =
-            Runs::recover(store, journal, logs.clone(), guard.clone(), directory.clone(), options.runs).await?;
+        let runs = Runs::recover(store, journal, logs.clone(), guard.clone(), directory.clone(), options.runs).await?;
         let api = BallistaApi::new(ballista.clone());
         let streams = TaskTracker::new();
 
         let mut tasks = JoinSet::new();
-        let run_service = RunServiceImpl {
-            runs: runs.clone(),
-            guard: guard.clone(),
-            tasks: streams.clone(),
-            shutdown: shutdown.clone(),
-        };
+        let run_service = RunServiceImpl { runs: runs.clone(), guard: guard.clone(), tasks: streams.clone(), shutdown: shutdown.clone() };
         let executor_service = ExecutorServiceImpl {
             guard: guard.clone(),
             directory: directory.clone(),
@@ -88,14 +78,7 @@ impl Scheduler {
             tasks: streams.clone(),
             shutdown: shutdown.clone(),
         };
-        tasks.spawn(server::grpc(
-            grpc,
-            ballista.clone(),
-            run_service,
-            executor_service,
-            options.message_bytes_max,
-            shutdown.clone(),
-        ));
+        tasks.spawn(server::grpc(grpc, ballista.clone(), run_service, executor_service, options.message_bytes_max, shutdown.clone()));
         let about = About {
             scheduler_id: options.scheduler_id.clone(),
             scheduler_url: format!("chainalytics://{}:{}", options.external_host, grpc_address.port()),
@@ -161,7 +144,5 @@ fn address(listener: &tokio::net::TcpListener) -> Result<SocketAddr, SchedulerEr
 }
 
 async fn make(dir: &Path) -> Result<(), SchedulerError> {
-    tokio::fs::create_dir_all(dir)
-        .await
-        .map_err(|source| SchedulerError::Directory { path: dir.display().to_string(), source })
+    tokio::fs::create_dir_all(dir).await.map_err(|source| SchedulerError::Directory { path: dir.display().to_string(), source })
 }

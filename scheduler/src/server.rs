@@ -43,8 +43,7 @@ pub fn grpc(
     shutdown: CancellationToken,
 ) -> impl Future<Output = Result<(), SchedulerError>> {
     let bytes_max = message_bytes_max as usize;
-    let ballista =
-        SchedulerGrpcServer::new(CheckedReports::new(ballista)).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max);
+    let ballista = SchedulerGrpcServer::new(CheckedReports::new(ballista)).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(HTTP2_KEEPALIVE))
@@ -53,9 +52,7 @@ pub fn grpc(
         .add_service(RunServiceServer::new(runs).max_decoding_message_size(bytes_max).max_encoding_message_size(bytes_max))
         .add_service(ExecutorServiceServer::new(executors));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
-    async move {
-        server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await.map_err(SchedulerError::Grpc)
-    }
+    async move { server.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await.map_err(SchedulerError::Grpc) }
 }
 
 /// Ballista looks for the peer's address where axum puts it.
@@ -67,11 +64,7 @@ fn note_peer(mut request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 /// Serves HTTP until `shutdown`.
-pub async fn http(
-    listener: TcpListener,
-    router: axum::Router,
-    shutdown: CancellationToken,
-) -> Result<(), SchedulerError> {
+pub async fn http(listener: TcpListener, router: axum::Router, shutdown: CancellationToken) -> Result<(), SchedulerError> {
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await.map_err(SchedulerError::Http)
 }

@@ -103,8 +103,7 @@ impl Running {
     }
 
     async fn report(&mut self, run_id: &str, attempt: u32, state: RunState) -> v1::ReportRunResponse {
-        let request =
-            v1::ReportRunRequest { run_id: run_id.to_owned(), attempt, state: state.into(), ..Default::default() };
+        let request = v1::ReportRunRequest { run_id: run_id.to_owned(), attempt, state: state.into(), ..Default::default() };
         self.runs.report_run(request).await.unwrap().into_inner()
     }
 
@@ -170,8 +169,7 @@ async fn a_client_run_over_grpc_and_rest() {
     assert!(!scheduler.runs.register_query(query).await.unwrap().into_inner().kill_requested);
     let verdict = scheduler.runs.validate_query(v1::ValidateQueryRequest { job_id: "q1".to_owned() }).await.unwrap();
     assert!(!verdict.into_inner().valid, "a query that nobody knows does not count");
-    let killed =
-        scheduler.runs.kill_run(v1::KillRunRequest { run_id: run_id.clone(), ..Default::default() }).await.unwrap();
+    let killed = scheduler.runs.kill_run(v1::KillRunRequest { run_id: run_id.clone(), ..Default::default() }).await.unwrap();
     assert!(killed.into_inner().kill_requested);
     assert!(scheduler.report(&run_id, 1, RunState::Running).await.kill_requested);
     scheduler.report(&run_id, 1, RunState::Killed).await;
@@ -209,9 +207,7 @@ async fn a_cluster_run_is_launched_logged_and_survives_a_restart() {
     let (_pings, mut answers) = scheduler.lease("e1").await;
     let launch = loop {
         let answer = answers.message().await.unwrap().unwrap();
-        if let Some(v1::command::Command::LaunchDriver(launch)) =
-            answer.commands.into_iter().next().and_then(|command| command.command)
-        {
+        if let Some(v1::command::Command::LaunchDriver(launch)) = answer.commands.into_iter().next().and_then(|command| command.command) {
             break launch;
         }
     };
@@ -219,12 +215,7 @@ async fn a_cluster_run_is_launched_logged_and_survives_a_restart() {
     assert_eq!(launch.conf["catalog.s3.secret-access-key"], "hunter2", "the driver needs it");
     assert_eq!(scheduler.get("/readyz").await.0, 200);
     scheduler.report(&run_id, 1, RunState::Running).await;
-    let log = v1::AppendLogRequest {
-        run_id: run_id.clone(),
-        attempt: 1,
-        data: b"hello\n".to_vec().into(),
-        ..Default::default()
-    };
+    let log = v1::AppendLogRequest { run_id: run_id.clone(), attempt: 1, data: b"hello\n".to_vec().into(), ..Default::default() };
     assert_eq!(scheduler.executors.append_log(log).await.unwrap().into_inner().next_offset, 6);
     scheduler.stop().await;
 

@@ -24,16 +24,10 @@ pub fn try_encode_physical(plan: &Arc<dyn ExecutionPlan>) -> Option<Result<Vec<u
 }
 
 /// The physical node that [`try_encode_physical`] made bytes of.
-pub fn try_decode_physical(
-    bytes: &[u8],
-    inputs: &[Arc<dyn ExecutionPlan>],
-    store: &Arc<StoreRegistry>,
-) -> Option<Result<Arc<dyn ExecutionPlan>>> {
+pub fn try_decode_physical(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>], store: &Arc<StoreRegistry>) -> Option<Result<Arc<dyn ExecutionPlan>>> {
     let body = bytes.strip_prefix(PHYSICAL_INGEST)?;
     Some(match (serde_json::from_slice::<IngestSpec>(body), inputs) {
-        (Ok(spec), [input]) => {
-            Ok(Arc::new(KafkaToIcebergExec::new(Arc::clone(input), Arc::new(spec), Arc::clone(store))) as _)
-        }
+        (Ok(spec), [input]) => Ok(Arc::new(KafkaToIcebergExec::new(Arc::clone(input), Arc::new(spec), Arc::clone(store))) as _),
         (Ok(_), _) => Err(err::internal("KafkaToIcebergExec has exactly one input")),
         (Err(e), _) => Err(err::internal(format!("a plan node does not decode: {e}"))),
     })

@@ -41,21 +41,16 @@ impl TestPlatform {
         let lakehouse = Lakehouse::open_with(options, "test".to_owned(), StoreRegistry::local()).await.unwrap();
         for topic in ["user-events", "products"] {
             let definition = platform_topic(topic).unwrap();
-            let create = CreateTable::new(ident(&definition.table), bronze_schema(&definition.schema))
-                .partitioned_by(definition.event_time, "day");
+            let create = CreateTable::new(ident(&definition.table), bronze_schema(&definition.schema)).partitioned_by(definition.event_time, "day");
             lakehouse.catalog().create_table(create, false).await.unwrap();
         }
-        let create =
-            CreateTable::new(ident(DEAD_LETTERS_TABLE), dead_letters_schema()).partitioned_by("ingested_at", "day");
+        let create = CreateTable::new(ident(DEAD_LETTERS_TABLE), dead_letters_schema()).partitioned_by("ingested_at", "day");
         lakehouse.catalog().create_table(create, false).await.unwrap();
         Self { lakehouse, broker: Broker::start(&["user-events", "products"], partitions), _folder: folder }
     }
 
     pub(crate) fn spec(&self, topics: &[&str]) -> StreamSpec {
-        let topics = topics
-            .iter()
-            .map(|topic| TopicSubscription::new(&platform_topic(topic).unwrap(), "test", ValueFormat::Json))
-            .collect();
+        let topics = topics.iter().map(|topic| TopicSubscription::new(&platform_topic(topic).unwrap(), "test", ValueFormat::Json)).collect();
         let kafka = KafkaOptions { stall_timeout_ms: 5000, ..KafkaOptions::new(self.broker.servers()) };
         let mut spec = StreamSpec::new("test", "run-1", kafka, topics, ident(DEAD_LETTERS_TABLE));
         spec.unit_len_min = 10;
@@ -68,10 +63,7 @@ impl TestPlatform {
 
     fn context(&self) -> SessionContext {
         use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-        let runtime = RuntimeEnvBuilder::new()
-            .with_object_store_registry(Arc::clone(self.lakehouse.store()) as _)
-            .build_arc()
-            .unwrap();
+        let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::clone(self.lakehouse.store()) as _).build_arc().unwrap();
         SessionContext::new_with_config_rt(Default::default(), runtime)
     }
 

@@ -19,7 +19,10 @@ pub enum Expect {
     /// An error whose text has these parts in this order (`.*` between them in the file).
     Error(Vec<String>),
     /// Rows, values separated by spaces; sorted on both sides if `sort`.
-    Rows { rows: Vec<String>, sort: bool },
+    Rows {
+        rows: Vec<String>,
+        sort: bool,
+    },
 }
 
 /// Reads a file.

@@ -23,16 +23,31 @@ const CASES: &[Case] = &[
     (&["jobs"], 0, &["JOB", "kafka_to_bronze", "gold_aggregation"], &[]),
     (&["jobs", "--output", "json"], 0, &["{\"job\":\"create_bronze_tables\""], &[]),
     (&["config", "show", "catalog.name"], 0, &["KEY", "catalog.name", "default"], &[]),
-    (&["config", "show", "catalog.name", "--conf", "catalog.name=x", "--output", "json"], 0, &["\"catalog.name\":{\"value\":\"x\",\"source\":\"conf\"}"], &[]),
+    (
+        &["config", "show", "catalog.name", "--conf", "catalog.name=x", "--output", "json"],
+        0,
+        &["\"catalog.name\":{\"value\":\"x\",\"source\":\"conf\"}"],
+        &[],
+    ),
     (&["config", "docs"], 0, &["| `scheduler.http-port` | a whole number | `9090` |"], &[]),
     (&["config", "docs", "--output", "json"], 0, &["{\"key\":\"data-dir\""], &[]),
-    (&["sql", "--master", "local[2]", "-q", "-e", "SELECT 1 AS one; SELECT 'a,b' AS t, CAST(NULL AS INT) AS n", "--output", "csv"], 0, &["one\n1\nt,n\n\"a,b\",\n"], &[]),
+    (
+        &["sql", "--master", "local[2]", "-q", "-e", "SELECT 1 AS one; SELECT 'a,b' AS t, CAST(NULL AS INT) AS n", "--output", "csv"],
+        0,
+        &["one\n1\nt,n\n\"a,b\",\n"],
+        &[],
+    ),
     (&["sql", "--master", "local[2]", "-e", "SELECT 1 AS one", "--output", "json"], 0, &["{\"one\":1}\n"], &["1 row in"]),
     (&["cluster", "stop"], 0, &[], &["no cluster is recorded in"]),
     // The work failed.
     (&["sql", "--master", "local", "-e", "SELECT * FROM nowhere"], 1, &[], &["error[CA-TABLE-NOT-FOUND]", "nowhere", "SHOW TABLES"]),
     (&["sql", "--master", "local", "-e", "SELCT 1"], 1, &[], &["error[CA-SQL-SYNTAX]", "SELCT"]),
-    (&["sql", "--master", "chainalytics://127.0.0.1:1", "-e", "SELECT 1"], 1, &[], &["error[CA-SCHEDULER-UNREACHABLE]", "127.0.0.1:1", "cluster start"]),
+    (
+        &["sql", "--master", "chainalytics://127.0.0.1:1", "-e", "SELECT 1"],
+        1,
+        &[],
+        &["error[CA-SCHEDULER-UNREACHABLE]", "127.0.0.1:1", "cluster start"],
+    ),
     (&["runs", "--master", "chainalytics://127.0.0.1:1", "--output", "json"], 1, &[], &["{\"error\":{\"code\":\"CA-SCHEDULER-UNREACHABLE\""]),
     (&["cluster", "status"], 1, &[], &["error[CA-NOT-FOUND]", "chainalytics cluster start", "--data-dir"]),
     // The command line or the configuration is wrong.
@@ -60,7 +75,13 @@ fn commands_end_as_documented() {
         let ran = place.run(args);
         let fits = |text: &str, wanted: &[&str]| if wanted.is_empty() { text.is_empty() } else { wanted.iter().all(|part| text.contains(part)) };
         if ran.code != *code || !fits(&ran.stdout, stdout) || !fits(&ran.stderr, stderr) {
-            wrong.push(format!("chainalytics {}\nexit {} (wanted {code})\nstdout: {:.600}\nstderr: {:.600}", args.join(" "), ran.code, ran.stdout, ran.stderr));
+            wrong.push(format!(
+                "chainalytics {}\nexit {} (wanted {code})\nstdout: {:.600}\nstderr: {:.600}",
+                args.join(" "),
+                ran.code,
+                ran.stdout,
+                ran.stderr
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n\n{}", wrong.len(), CASES.len(), wrong.join("\n\n"));
@@ -70,7 +91,14 @@ fn commands_end_as_documented() {
 fn every_command_shows_help_with_an_example() {
     let place = Place::new();
     let help = place.run(&["--help"]).ok().stdout;
-    let commands: Vec<&str> = help.lines().skip_while(|l| !l.starts_with("Commands:")).skip(1).take_while(|l| !l.is_empty()).filter(|l| !l.starts_with("   ")).filter_map(|l| l.split_whitespace().next()).collect();
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|l| !l.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|l| !l.is_empty())
+        .filter(|l| !l.starts_with("   "))
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
     assert!(commands.len() >= 13, "{commands:?}");
     for command in commands.into_iter().filter(|c| *c != "help") {
         let text = place.run(&[command, "--help"]).ok().stdout;
@@ -95,7 +123,8 @@ fn unknown_keys_and_secrets_in_files() {
 #[test]
 fn sql_reads_pipes_and_ends_with_its_reader() {
     let place = Place::new();
-    let mut child = place.command(["sql", "--master", "local[2]", "-q", "--output", "csv"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        place.command(["sql", "--master", "local[2]", "-q", "--output", "csv"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"SELECT 1 AS a; -- a comment; not a statement\nSELECT 2 AS b").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(0), "a\n1\nb\n2\n"));
@@ -115,7 +144,8 @@ fn sql_reads_pipes_and_ends_with_its_reader() {
 #[test]
 fn an_interrupt_ends_a_query() {
     let place = Place::new();
-    let mut child = place.spawn(&["sql", "--master", "local[2]", "-e", "SELECT max(a.value * b.value) FROM range(0, 2000000) a, range(0, 1000000) b"]);
+    let mut child =
+        place.spawn(&["sql", "--master", "local[2]", "-e", "SELECT max(a.value * b.value) FROM range(0, 2000000) a, range(0, 1000000) b"]);
     std::thread::sleep(Duration::from_secs(2));
     assert!(child.try_wait().unwrap().is_none(), "the query must still run");
     assert!(signal(child.id().into(), "INT"));
@@ -153,7 +183,11 @@ fn a_cluster_lives_and_its_history_outlives_it() {
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("error[CA-PORT-IN-USE]") && refused.stderr.contains("--port-offset"), "{}", refused.stderr);
 
-    std::fs::write(place.path().join("two.sql"), "CREATE TABLE numbers AS SELECT value AS v FROM range(0, 100000);\nSELECT count(*) AS n FROM numbers WHERE v % 7 = 0;\n").unwrap();
+    std::fs::write(
+        place.path().join("two.sql"),
+        "CREATE TABLE numbers AS SELECT value AS v FROM range(0, 100000);\nSELECT count(*) AS n FROM numbers WHERE v % 7 = 0;\n",
+    )
+    .unwrap();
     let run = place.run(&["submit", "--sql", "two.sql", "--output", "json"]).ok().last_json();
     let run_id = run["run_id"].as_str().unwrap();
     assert_eq!(place.run(&["runs", "--output", "json"]).ok().rows()[0]["run_id"], run["run_id"]);
@@ -167,7 +201,13 @@ fn a_cluster_lives_and_its_history_outlives_it() {
 
     typed_errors(live, run_id);
     let metrics = http(live, "GET", "/metrics", "").1;
-    for line in ["chainalytics_executors{state=\"alive\"} 1", "chainalytics_leases 1", "chainalytics_runs{state=\"finished\"} 1", "chainalytics_queries{state=\"succeeded\"}", "chainalytics_query_repeats_total 0"] {
+    for line in [
+        "chainalytics_executors{state=\"alive\"} 1",
+        "chainalytics_leases 1",
+        "chainalytics_runs{state=\"finished\"} 1",
+        "chainalytics_queries{state=\"succeeded\"}",
+        "chainalytics_query_repeats_total 0",
+    ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
     for line in metrics.lines().filter(|l| !l.starts_with('#')) {
@@ -178,7 +218,9 @@ fn a_cluster_lives_and_its_history_outlives_it() {
     assert!(json(live, "/api/v1/cluster/samples").1["total"].as_u64().unwrap() >= 1);
 
     // A running history server picks up the log of the run, and the bodies are the same.
-    let of_history = wait_for("the run in the history", Duration::from_secs(40), || Some(json(history, &format!("/api/v1/runs/{run_id}"))).filter(|(status, _)| *status == 200).map(|(_, body)| body));
+    let of_history = wait_for("the run in the history", Duration::from_secs(40), || {
+        Some(json(history, &format!("/api/v1/runs/{run_id}"))).filter(|(status, _)| *status == 200).map(|(_, body)| body)
+    });
     let of_scheduler = json(live, &format!("/api/v1/runs/{run_id}")).1;
     let names = |body: &Value| body.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&of_history), names(&of_scheduler));
@@ -192,7 +234,8 @@ fn a_cluster_lives_and_its_history_outlives_it() {
     let services = place.status()["services"].as_array().unwrap().clone();
     let pid = services.iter().find(|s| s["name"] == "scheduler").unwrap()["pid"].as_i64().unwrap();
     assert!(signal(pid, "KILL"));
-    let degraded: Ran = wait_for("the loss to be told", Duration::from_secs(20), || Some(place.run(&["cluster", "status"])).filter(|ran| ran.code == 1));
+    let degraded: Ran =
+        wait_for("the loss to be told", Duration::from_secs(20), || Some(place.run(&["cluster", "status"])).filter(|ran| ran.code == 1));
     assert!(degraded.stdout.contains("degraded") && degraded.stdout.contains("stopped"), "{}", degraded.stdout);
     assert_eq!(json(history, &format!("/api/v1/runs/{run_id}")).1["state"], "finished");
     let query = of_history["queries"][0]["job_id"].as_str().unwrap().to_owned();

@@ -102,7 +102,10 @@ fn a_cluster_without_executors_says_so() {
 fn a_union_of_tables_literals_and_nothing_keeps_its_rows() {
     let place = Place::new();
     place.start_cluster(3, &["--no-broker"]);
-    place.sql("CREATE TABLE a (x BIGINT, s STRING); CREATE TABLE empty (x BIGINT, s STRING); INSERT INTO a SELECT value, 'a' FROM range(0, 1000)", &LOCAL);
+    place.sql(
+        "CREATE TABLE a (x BIGINT, s STRING); CREATE TABLE empty (x BIGINT, s STRING); INSERT INTO a SELECT value, 'a' FROM range(0, 1000)",
+        &LOCAL,
+    );
     let query = "SELECT s, count(*) AS n, sum(x) AS x FROM (SELECT * FROM a UNION ALL SELECT * FROM empty UNION ALL SELECT 5, 'literal' UNION ALL \
                  SELECT x, 'again' FROM a WHERE x > 990 UNION ALL SELECT * FROM empty UNION ALL SELECT 7, 'literal') AS u GROUP BY s ORDER BY s";
     let expected: Vec<Value> = place.sql(query, &LOCAL);

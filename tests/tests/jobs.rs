@@ -108,7 +108,8 @@ fn silver_works_on_new_rows_only_and_loses_none() {
 fn every_topic_flows_to_gold() {
     let lake = Lake::new();
     two_days(&lake);
-    let lineage = |topic: &str, offset: i64| format!("'{topic}', 0, {offset}, TIMESTAMP '2026-01-01 12:00:00', 0, 'test', TIMESTAMP '2026-01-01 12:00:00'");
+    let lineage =
+        |topic: &str, offset: i64| format!("'{topic}', 0, {offset}, TIMESTAMP '2026-01-01 12:00:00', 0, 'test', TIMESTAMP '2026-01-01 12:00:00'");
     let at = "TIMESTAMP '2026-01-01 12:00:00'";
     lake.sql(&format!(
         "INSERT INTO bronze_products VALUES ('p1', 'Lamp', 30.0, 'home', 4.6, 10, {at}, {}), ('p2', 'Free', 0.0, 'Home', 4.0, 1, {at}, {}), \
@@ -124,7 +125,11 @@ fn every_topic_flows_to_gold() {
         lineage("api-logs", 1),
         lineage("api-logs", 2)
     ));
-    lake.sql(&format!("INSERT INTO bronze_user_posts VALUES ('po1', 'u1', ' Hello ', {at}, {at}, {}), ('po2', 'u1', ' ', {at}, {at}, {})", lineage("user-posts", 0), lineage("user-posts", 1)));
+    lake.sql(&format!(
+        "INSERT INTO bronze_user_posts VALUES ('po1', 'u1', ' Hello ', {at}, {at}, {}), ('po2', 'u1', ' ', {at}, {at}, {})",
+        lineage("user-posts", 0),
+        lineage("user-posts", 1)
+    ));
     lake.sql(&format!("INSERT INTO bronze_weather_data VALUES ('NYC', 'Sunny', 9.5, 3.0, 0.0, {at}, {at}, {})", lineage("weather-data", 0)));
     lake.job("silver_transformation", &[]);
     lake.job("gold_aggregation", &[]);
@@ -229,7 +234,8 @@ fn late_data_is_categorised_counted_and_requested_once() {
     assert_eq!(hours.len(), 2, "{hours:?}");
     assert_eq!((&hours[0]["e"], &hours[0]["a"], &hours[0]["m"]), (&json!(1), &json!(1), &json!(0)));
     assert_eq!((&hours[1]["e"], &hours[1]["a"], &hours[1]["d"], &hours[1]["m"]), (&json!(7), &json!(5), &json!(1), &json!(1)));
-    let statistics = lake.sql("SELECT out_of_order, max_out_of_order_s, very_late, average_score FROM monitoring_late_data_statistics WHERE kafka_partition = 0");
+    let statistics =
+        lake.sql("SELECT out_of_order, max_out_of_order_s, very_late, average_score FROM monitoring_late_data_statistics WHERE kafka_partition = 0");
     assert_eq!(statistics, [json!({"out_of_order": 4, "max_out_of_order_s": 345_600.0, "very_late": 1, "average_score": 63.0})]);
     let alerts = lake.sql("SELECT alert_type FROM late_data_alerts ORDER BY 1");
     let kinds: Vec<&str> = alerts.iter().map(|a| a["alert_type"].as_str().unwrap()).collect();
@@ -268,7 +274,11 @@ fn customer_history_has_a_version_per_change() {
     two_days(&lake);
     lake.job("silver_transformation", &[]);
     lake.job("gold_aggregation", &[]);
-    let change = |rows: &str| lake.sql(&format!("INSERT INTO bronze_customer_changes (operation, sequence, customer_id, customer_name, geographic_region, changed_at) VALUES {rows}"));
+    let change = |rows: &str| {
+        lake.sql(&format!(
+            "INSERT INTO bronze_customer_changes (operation, sequence, customer_id, customer_name, geographic_region, changed_at) VALUES {rows}"
+        ))
+    };
     change(
         "('insert', 1, 'u1', 'Ann', 'North', TIMESTAMP '2026-01-03 00:00:00'), ('update', 2, 'u1', NULL, 'South', TIMESTAMP '2026-01-04 00:00:00'), \
          ('update', 3, 'u1', NULL, 'South', TIMESTAMP '2026-01-05 00:00:00'), ('insert', 1, 'u9', 'Zoe', 'West', TIMESTAMP '2026-01-01 00:00:00')",
@@ -346,7 +356,11 @@ fn windows_close_behind_the_watermark_and_count_each_event_once() {
         ("e3", "u1", "view", 0.0, "2026-01-01 10:12:00", "2026-01-01 10:12:00", 0, 3),
     ]);
     let first = lake.job("window_aggregation", &args);
-    assert_eq!((&first["input_rows"], &first["duplicates"], &first["windows_closed"], &first["windows_open"]), (&json!(4), &json!(1), &json!(0), &json!(2)), "{first}");
+    assert_eq!(
+        (&first["input_rows"], &first["duplicates"], &first["windows_closed"], &first["windows_open"]),
+        (&json!(4), &json!(1), &json!(0), &json!(2)),
+        "{first}"
+    );
     assert_eq!(lake.count("windowed_user_events"), 0, "10:12 less five minutes has not passed 10:10");
     // A repeat of the first run's event, one that is in time for the open window, and one that closes it.
     lake.events(&[
@@ -385,7 +399,11 @@ fn sessions_grow_join_and_end() {
     let session = |k: &str, s: &str, e: &str, n: i64, c: bool| json!({"k": k, "s": format!("2026-01-01T{s}Z"), "e": format!("2026-01-01T{e}Z"), "n": n, "c": c});
     assert_eq!(
         lake.sql(result),
-        [session("u1", "10:00:00", "10:05:00", 1, false), session("u1", "10:08:00", "10:13:00", 1, false), session("u2", "10:08:30", "10:13:30", 1, false)]
+        [
+            session("u1", "10:00:00", "10:05:00", 1, false),
+            session("u1", "10:08:00", "10:13:00", 1, false),
+            session("u2", "10:08:30", "10:13:30", 1, false)
+        ]
     );
     // An event in between joins the two; nothing of what was told before is left.
     lake.events(&[("a3", "u1", "purchase", 1.0, "2026-01-01 10:04:00", "2026-01-01 10:09:00", 0, 3)]);
@@ -400,7 +418,11 @@ fn sessions_grow_join_and_end() {
     assert_eq!((&report["windows_closed"], &report["windows_open"]), (&json!(1), &json!(2)), "{report}");
     assert_eq!(
         lake.sql(result),
-        [session("u1", "10:00:00", "10:13:00", 3, true), session("u2", "10:08:30", "10:17:00", 2, false), session("u3", "10:24:00", "10:29:00", 1, false)]
+        [
+            session("u1", "10:00:00", "10:13:00", 3, true),
+            session("u2", "10:08:30", "10:17:00", 2, false),
+            session("u3", "10:24:00", "10:29:00", 1, false)
+        ]
     );
     assert_eq!(lake.count("window_state"), 2);
 }

@@ -81,7 +81,8 @@ fn killed_streams_lose_and_double_nothing() {
     }
     place.run(&["produce", "user-events", "--count", "120000", "--seed", "7"]).ok();
     let stored = "SELECT (SELECT count(*) FROM bronze_user_events) + (SELECT count(*) FROM bronze_dead_letters) AS n";
-    let stream = ["submit", "kafka_to_bronze", "--conf", "streaming.max-rows-per-batch=600", "--", "--topics", "user-events", "--trigger", "available-now"];
+    let stream =
+        ["submit", "kafka_to_bronze", "--conf", "streaming.max-rows-per-batch=600", "--", "--topics", "user-events", "--trigger", "available-now"];
     let mut landed = 0;
     for _ in 0..10 {
         let before = place.number(stored, &["--master", "local"]);

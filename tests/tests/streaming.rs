@@ -77,7 +77,8 @@ impl Kafka {
 }
 
 fn user_event(n: usize) -> Option<Vec<u8>> {
-    let event = json!({"event_id": format!("e{n}"), "user_id": format!("u{}", n % 7), "event_type": "view", "event_timestamp": "2026-01-01T00:00:00Z"});
+    let event =
+        json!({"event_id": format!("e{n}"), "user_id": format!("u{}", n % 7), "event_type": "view", "event_timestamp": "2026-01-01T00:00:00Z"});
     Some(event.to_string().into_bytes())
 }
 
@@ -364,7 +365,8 @@ fn answer(mut socket: TcpStream, schemas: &Mutex<Vec<(String, Value)>>) {
         }
     };
     let body = body.to_string();
-    let _ = write!(socket, "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    let _ =
+        write!(socket, "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
 }
 
 /// Avro's text: a zigzag length and the bytes.
@@ -413,8 +415,12 @@ fn tables_follow_their_writers_and_never_stop_for_them() {
     kafka.create("orders", 1);
     kafka.send("orders", 0, [avro_record(first, &[avro_text("o1"), avro_text("Ulm")])]);
     assert_eq!(stream("orders")["rows"], 1);
-    let second = registry.register("orders-value", &record(vec![field("id", json!("string")), field("city", json!("string")), field("note", json!(["null", "string"]))]));
-    let alien = registry.register("orders-value", &record(vec![field("id", json!("string")), field("city", json!({"type": "array", "items": "string"}))]));
+    let second = registry.register(
+        "orders-value",
+        &record(vec![field("id", json!("string")), field("city", json!("string")), field("note", json!(["null", "string"]))]),
+    );
+    let alien =
+        registry.register("orders-value", &record(vec![field("id", json!("string")), field("city", json!({"type": "array", "items": "string"}))]));
     kafka.send(
         "orders",
         0,
@@ -434,7 +440,19 @@ fn tables_follow_their_writers_and_never_stop_for_them() {
     assert_exactly_once(&place, "orders", "bronze_orders", 6);
 
     // Wrong password: a refusal, at once.
-    let wrong = ["submit", "kafka_to_bronze", "--conf", &url, "--conf", "schema.registry.user=me", "--conf", "schema.registry.password=no", "--", "--topics", "new-topic"];
+    let wrong = [
+        "submit",
+        "kafka_to_bronze",
+        "--conf",
+        &url,
+        "--conf",
+        "schema.registry.user=me",
+        "--conf",
+        "schema.registry.password=no",
+        "--",
+        "--topics",
+        "new-topic",
+    ];
     let ran = place.run(&wrong);
     assert!(ran.code != 0 && ran.stderr.contains("CA-SCHEMA-REGISTRY") && ran.stderr.contains("401"), "{}", ran.stderr);
 }

@@ -122,7 +122,11 @@ mod tests {
                     }
                     let mut parts: Vec<&str> = if reference.starts_with('/') { vec![] } else { base.split('/').collect() };
                     for part in reference.split('/').filter(|part| !matches!(*part, "" | ".")) {
-                        if part == ".." { parts.pop(); } else { parts.push(part) }
+                        if part == ".." {
+                            parts.pop();
+                        } else {
+                            parts.push(part)
+                        }
                     }
                     let target = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
                     assert!(Web::get(&target).is_some(), "{path} refers to {reference} ({target})");

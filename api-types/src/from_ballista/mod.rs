@@ -13,9 +13,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::redact::redact;
-use crate::{
-    PlanEdge, PlanNode, QueryDetail, QueryState, QuerySummary, StageDetail, StageState, TaskDetail, TaskState, Validity,
-};
+use crate::{PlanEdge, PlanNode, QueryDetail, QueryState, QuerySummary, StageDetail, StageState, TaskDetail, TaskState, Validity};
 
 /// What Ballista's bodies do not hold and the caller may know.
 #[derive(Debug, Clone, Default)]
@@ -35,9 +33,7 @@ pub fn query_summary(job: &Value) -> QuerySummary {
         Some("Running") => QueryState::Running,
         Some("Completed" | "Successful") => QueryState::Succeeded,
         Some("Cancelled") => QueryState::Cancelled,
-        Some("Failed") if status_text.trim_start_matches("Failed:").trim().eq_ignore_ascii_case("cancelled") => {
-            QueryState::Cancelled
-        }
+        Some("Failed") if status_text.trim_start_matches("Failed:").trim().eq_ignore_ascii_case("cancelled") => QueryState::Cancelled,
         Some("Failed") => QueryState::Failed,
         _ => QueryState::Unknown,
     };
@@ -55,8 +51,7 @@ pub fn query_summary(job: &Value) -> QuerySummary {
         stages_total: number(job, "num_stages").map_or(0, clamp_u32),
         stages_done: number(job, "completed_stages").map_or(0, clamp_u32),
         output_rows: result_rows(&status_text),
-        error: (state == QueryState::Failed)
-            .then(|| status_text.trim_start_matches("Failed:").trim().to_owned()),
+        error: (state == QueryState::Failed).then(|| status_text.trim_start_matches("Failed:").trim().to_owned()),
         ..QuerySummary::default()
     }
 }
@@ -65,13 +60,8 @@ pub fn query_summary(job: &Value) -> QuerySummary {
 pub fn query_detail(job: &Value, stages: &Value, hints: &Hints) -> QueryDetail {
     let rendered = plan_text::stages_of_graph(text(job, "stage_plan").as_deref().unwrap_or_default());
     let empty = Vec::new();
-    let mut details: Vec<StageDetail> = stages
-        .get("stages")
-        .and_then(Value::as_array)
-        .unwrap_or(&empty)
-        .iter()
-        .filter_map(|stage| stage_detail(stage, &rendered, hints))
-        .collect();
+    let mut details: Vec<StageDetail> =
+        stages.get("stages").and_then(Value::as_array).unwrap_or(&empty).iter().filter_map(|stage| stage_detail(stage, &rendered, hints)).collect();
     details.sort_by_key(|stage| stage.stage_id);
 
     let mut summary = query_summary(job);
@@ -212,10 +202,7 @@ fn collect_readers(node: &PlanNode, readers: &mut Vec<u32>) {
 
 fn has_metrics(node: &PlanNode) -> bool {
     let metrics = &node.metrics;
-    metrics.output_rows.is_some()
-        || metrics.elapsed_ns.is_some()
-        || !metrics.other.is_empty()
-        || node.children.iter().any(has_metrics)
+    metrics.output_rows.is_some() || metrics.elapsed_ns.is_some() || !metrics.other.is_empty() || node.children.iter().any(has_metrics)
 }
 
 /// `Completed. Produced 4 partitions containing 1000 rows. ...` -> 1000

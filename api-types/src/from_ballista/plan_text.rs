@@ -113,14 +113,11 @@ fn is_operator(line: &str) -> bool {
 fn realign_metrics(lines: &mut [Line]) {
     let silent = lines.iter().filter(|line| WITHOUT_METRICS.contains(&line.name.as_str())).count();
     let trailing = lines.iter().rev().take_while(|line| line.metrics == OperatorMetrics::default()).count();
-    let shifted = lines
-        .iter()
-        .any(|line| WITHOUT_METRICS.contains(&line.name.as_str()) && line.metrics != OperatorMetrics::default());
+    let shifted = lines.iter().any(|line| WITHOUT_METRICS.contains(&line.name.as_str()) && line.metrics != OperatorMetrics::default());
     if silent == 0 || !shifted || trailing < silent {
         return;
     }
-    let mut reported: std::collections::VecDeque<OperatorMetrics> =
-        lines.iter_mut().map(|line| std::mem::take(&mut line.metrics)).collect();
+    let mut reported: std::collections::VecDeque<OperatorMetrics> = lines.iter_mut().map(|line| std::mem::take(&mut line.metrics)).collect();
     for line in lines.iter_mut().filter(|line| !WITHOUT_METRICS.contains(&line.name.as_str())) {
         line.metrics = reported.pop_front().unwrap_or_default();
     }

@@ -41,11 +41,7 @@ fn stages() -> Value {
 fn hints() -> Hints {
     Hints {
         executors: [((1, 0), "exec-a".to_owned())].into(),
-        config: [
-            ("s3.secret-access-key".to_owned(), "hunter2".to_owned()),
-            ("datafusion.execution.batch_size".to_owned(), "8192".to_owned()),
-        ]
-        .into(),
+        config: [("s3.secret-access-key".to_owned(), "hunter2".to_owned()), ("datafusion.execution.batch_size".to_owned(), "8192".to_owned())].into(),
     }
 }
 

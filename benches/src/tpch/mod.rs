@@ -90,10 +90,7 @@ pub fn load(binary: &Binary, source: &Path, more: &[String]) -> Result<f64> {
 /// Statements that declare plain Parquet tables over the lakehouse's data files, for a catalog that does not have these names yet.
 #[must_use]
 pub fn plain_tables(folders: &[(String, PathBuf)]) -> Vec<String> {
-    folders
-        .iter()
-        .map(|(table, dir)| format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{}/'", dir.display()))
-        .collect()
+    folders.iter().map(|(table, dir)| format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{}/'", dir.display())).collect()
 }
 
 /// The folder of each table's data files, for tables that were just loaded: nothing else lies there.

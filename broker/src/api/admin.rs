@@ -12,9 +12,8 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult};
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest,
-    DescribeConfigsResponse, TopicName,
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -28,11 +27,7 @@ const RESOURCE_BROKER: i8 = 4;
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_DEFAULT: i8 = 5;
 
-pub(super) async fn create_topics(
-    shared: Arc<Shared>,
-    request: CreateTopicsRequest,
-    caller: Caller,
-) -> CreateTopicsResponse {
+pub(super) async fn create_topics(shared: Arc<Shared>, request: CreateTopicsRequest, caller: Caller) -> CreateTopicsResponse {
     let broker = Arc::clone(&shared);
     let results = blocking(move || {
         let create = |topic| create_topic(&broker, topic, request.validate_only, caller.version);
@@ -58,18 +53,11 @@ fn create_topic(shared: &Shared, topic: CreatableTopic, validate_only: bool, ver
         (-1, assigned) => assigned as i32,
         (count, _) => count,
     };
-    let configs: BTreeMap<String, String> = topic
-        .configs
-        .iter()
-        .filter_map(|c| c.value.as_ref().map(|value| (c.name.to_string(), value.to_string())))
-        .collect();
+    let configs: BTreeMap<String, String> =
+        topic.configs.iter().filter_map(|c| c.value.as_ref().map(|value| (c.name.to_string(), value.to_string()))).collect();
     match shared.topics.create(&topic.name, partitions, configs, validate_only) {
         Ok(created) => {
-            let result = if version >= 5 {
-                result.with_num_partitions(partitions).with_replication_factor(1)
-            } else {
-                result
-            };
+            let result = if version >= 5 { result.with_num_partitions(partitions).with_replication_factor(1) } else { result };
             match created {
                 Some(topic) if version >= 7 => result.with_topic_id(topic.id()),
                 _ => result,
@@ -79,11 +67,7 @@ fn create_topic(shared: &Shared, topic: CreatableTopic, validate_only: bool, ver
     }
 }
 
-pub(super) async fn delete_topics(
-    shared: Arc<Shared>,
-    request: DeleteTopicsRequest,
-    caller: Caller,
-) -> DeleteTopicsResponse {
+pub(super) async fn delete_topics(shared: Arc<Shared>, request: DeleteTopicsRequest, caller: Caller) -> DeleteTopicsResponse {
     let broker = Arc::clone(&shared);
     let results = blocking(move || {
         let by_state = request.topics.into_iter().map(|t| (t.name, t.topic_id));
@@ -118,20 +102,14 @@ pub(super) async fn delete_topics(
     DeleteTopicsResponse::default().with_responses(results)
 }
 
-pub(super) async fn create_partitions(
-    shared: Arc<Shared>,
-    request: CreatePartitionsRequest,
-    _caller: Caller,
-) -> CreatePartitionsResponse {
+pub(super) async fn create_partitions(shared: Arc<Shared>, request: CreatePartitionsRequest, _caller: Caller) -> CreatePartitionsResponse {
     let results = blocking(move || {
         let grow = |topic: kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic| {
             let grown = shared.topics.grow(&topic.name, topic.count, request.validate_only);
             let result = CreatePartitionsTopicResult::default().with_name(topic.name).with_error_message(None);
             match grown {
                 Ok(()) => result,
-                Err(error) => {
-                    result.with_error_code(error.code.code()).with_error_message(Some(text(&error.message)))
-                }
+                Err(error) => result.with_error_code(error.code.code()).with_error_message(Some(text(&error.message))),
             }
         };
         request.topics.into_iter().map(grow).collect()
@@ -139,11 +117,7 @@ pub(super) async fn create_partitions(
     CreatePartitionsResponse::default().with_results(results.await.unwrap_or_default())
 }
 
-pub(super) async fn delete_records(
-    shared: Arc<Shared>,
-    request: DeleteRecordsRequest,
-    _caller: Caller,
-) -> DeleteRecordsResponse {
+pub(super) async fn delete_records(shared: Arc<Shared>, request: DeleteRecordsRequest, _caller: Caller) -> DeleteRecordsResponse {
     let broker = Arc::clone(&shared);
     let topics = blocking(move || {
         let mut topics = Vec::new();
@@ -151,8 +125,7 @@ pub(super) async fn delete_records(
             let topic = broker.topics.get(&wanted.name);
             let partitions = wanted.partitions.iter().map(|partition| {
                 let index = partition.partition_index;
-                let result =
-                    DeleteRecordsPartitionResult::default().with_partition_index(index).with_low_watermark(-1);
+                let result = DeleteRecordsPartitionResult::default().with_partition_index(index).with_low_watermark(-1);
                 let Some(log) = topic.as_ref().and_then(|t| t.partition(index)) else {
                     return result.with_error_code(ResponseError::UnknownTopicOrPartition.code());
                 };
@@ -175,11 +148,7 @@ pub(super) async fn delete_records(
     DeleteRecordsResponse::default().with_topics(topics)
 }
 
-pub(super) async fn describe_configs(
-    shared: Arc<Shared>,
-    request: DescribeConfigsRequest,
-    _caller: Caller,
-) -> DescribeConfigsResponse {
+pub(super) async fn describe_configs(shared: Arc<Shared>, request: DescribeConfigsRequest, _caller: Caller) -> DescribeConfigsResponse {
     let results = request.resources.into_iter().map(|resource| describe_resource(&shared, resource));
     DescribeConfigsResponse::default().with_results(results.collect())
 }

@@ -20,11 +20,7 @@ use crate::topics::Topic;
 const TOPIC_ID_VERSION: i16 = 13;
 
 /// Answers a fetch; the permit covers the answer's memory until it is sent.
-pub(super) async fn fetch(
-    shared: Arc<Shared>,
-    request: FetchRequest,
-    caller: Caller,
-) -> (FetchResponse, Option<OwnedSemaphorePermit>) {
+pub(super) async fn fetch(shared: Arc<Shared>, request: FetchRequest, caller: Caller) -> (FetchResponse, Option<OwnedSemaphorePermit>) {
     if request.session_id != 0 {
         let code = ResponseError::FetchSessionIdNotFound.code();
         return (FetchResponse::default().with_error_code(code), None);
@@ -91,16 +87,8 @@ fn available(shared: &Shared, request: &FetchRequest, version: i16) -> Option<u6
     Some(total)
 }
 
-fn resolve(
-    shared: &Shared,
-    wanted: &kafka_protocol::messages::fetch_request::FetchTopic,
-    version: i16,
-) -> Option<Arc<Topic>> {
-    if version >= TOPIC_ID_VERSION {
-        shared.topics.get_by_id(wanted.topic_id)
-    } else {
-        shared.topics.get(&wanted.topic)
-    }
+fn resolve(shared: &Shared, wanted: &kafka_protocol::messages::fetch_request::FetchTopic, version: i16) -> Option<Arc<Topic>> {
+    if version >= TOPIC_ID_VERSION { shared.topics.get_by_id(wanted.topic_id) } else { shared.topics.get(&wanted.topic) }
 }
 
 fn read(shared: &Shared, request: &FetchRequest, version: i16, max_bytes: usize) -> Vec<FetchableTopicResponse> {
@@ -114,11 +102,7 @@ fn read(shared: &Shared, request: &FetchRequest, version: i16, max_bytes: usize)
         for partition in &wanted.partitions {
             let data = PartitionData::default().with_partition_index(partition.partition);
             let Some(topic) = &topic else {
-                let error = if version >= TOPIC_ID_VERSION {
-                    ResponseError::UnknownTopicId
-                } else {
-                    ResponseError::UnknownTopicOrPartition
-                };
+                let error = if version >= TOPIC_ID_VERSION { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
                 partitions.push(failed(data, error, None));
                 continue;
             };
@@ -150,11 +134,7 @@ fn read(shared: &Shared, request: &FetchRequest, version: i16, max_bytes: usize)
             }
         }
         let response = FetchableTopicResponse::default().with_partitions(partitions);
-        responses.push(if version >= TOPIC_ID_VERSION {
-            response.with_topic_id(wanted.topic_id)
-        } else {
-            response.with_topic(wanted.topic.clone())
-        });
+        responses.push(if version >= TOPIC_ID_VERSION { response.with_topic_id(wanted.topic_id) } else { response.with_topic(wanted.topic.clone()) });
     }
     responses
 }

@@ -14,10 +14,9 @@ use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::{
-    BrokerId, DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
-    FindCoordinatorRequest, FindCoordinatorResponse, GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest,
-    JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, SyncGroupRequest,
-    SyncGroupResponse,
+    BrokerId, DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -32,14 +31,10 @@ const NO_TRANSACTIONS: &str = "this broker does not support transactions";
 const REBALANCE_MARGIN: Duration = Duration::from_secs(5);
 const REBALANCE_MAX: Duration = Duration::from_secs(30 * 60);
 
-pub(super) async fn find_coordinator(
-    shared: Arc<Shared>,
-    request: FindCoordinatorRequest,
-    caller: Caller,
-) -> FindCoordinatorResponse {
+pub(super) async fn find_coordinator(shared: Arc<Shared>, request: FindCoordinatorRequest, caller: Caller) -> FindCoordinatorResponse {
     // fatal for clients, in contrast to a coordinator that is "not available" and asked for again and again
-    let refused = (request.key_type != KEY_TYPE_GROUP)
-        .then_some((ResponseError::TransactionalIdAuthorizationFailed.code(), Some(text(NO_TRANSACTIONS))));
+    let refused =
+        (request.key_type != KEY_TYPE_GROUP).then_some((ResponseError::TransactionalIdAuthorizationFailed.code(), Some(text(NO_TRANSACTIONS))));
     let (code, message) = refused.unwrap_or((0, None));
     let node = if code == 0 { NODE_ID } else { -1 };
     if caller.version >= 4 {
@@ -84,11 +79,7 @@ pub(super) async fn join(shared: Arc<Shared>, request: JoinGroupRequest, caller:
         session_timeout: Duration::from_millis(session_ms),
         rebalance_timeout,
         protocol_type: request.protocol_type.to_string(),
-        protocols: request
-            .protocols
-            .iter()
-            .map(|p| (p.name.to_string(), Bytes::copy_from_slice(&p.metadata)))
-            .collect(),
+        protocols: request.protocols.iter().map(|p| (p.name.to_string(), Bytes::copy_from_slice(&p.metadata))).collect(),
     };
     let joined = shared.groups.join(&request.group_id, join);
     let joined = tokio::select! {
@@ -131,11 +122,7 @@ pub(super) async fn sync(shared: Arc<Shared>, request: SyncGroupRequest, caller:
         Err(error) => SyncGroupResponse::default().with_error_code(error.code()),
         Ok(assignment) => {
             let response = SyncGroupResponse::default().with_assignment(assignment);
-            if caller.version >= 5 {
-                response.with_protocol_type(request.protocol_type).with_protocol_name(request.protocol_name)
-            } else {
-                response
-            }
+            if caller.version >= 5 { response.with_protocol_type(request.protocol_type).with_protocol_name(request.protocol_name) } else { response }
         }
     }
 }
@@ -177,11 +164,7 @@ pub(super) async fn list(shared: Arc<Shared>, request: ListGroupsRequest, caller
     ListGroupsResponse::default().with_groups(listed.collect())
 }
 
-pub(super) async fn describe(
-    shared: Arc<Shared>,
-    request: DescribeGroupsRequest,
-    caller: Caller,
-) -> DescribeGroupsResponse {
+pub(super) async fn describe(shared: Arc<Shared>, request: DescribeGroupsRequest, caller: Caller) -> DescribeGroupsResponse {
     let groups = request.groups.into_iter().map(|id| {
         let info = shared.groups.describe(&id);
         let has_offsets = || !shared.offsets.all(&id).is_empty();

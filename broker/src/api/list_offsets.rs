@@ -5,9 +5,7 @@ use std::sync::Arc;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
-use kafka_protocol::messages::{
-    ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
-};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 
 use super::{Caller, blocking};
 use crate::broker::Shared;
@@ -18,20 +16,14 @@ const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
 
 /// Offsets: earliest, latest, of the largest timestamp, or of the first record not older than a timestamp.
-pub(super) async fn list_offsets(
-    shared: Arc<Shared>,
-    request: ListOffsetsRequest,
-    caller: Caller,
-) -> ListOffsetsResponse {
+pub(super) async fn list_offsets(shared: Arc<Shared>, request: ListOffsetsRequest, caller: Caller) -> ListOffsetsResponse {
     let topics = blocking(move || {
         let mut topics = Vec::with_capacity(request.topics.len());
         for wanted in request.topics {
             let topic = shared.topics.get(&wanted.name);
             let partitions = wanted.partitions.iter().map(|partition| {
-                let response = ListOffsetsPartitionResponse::default()
-                    .with_partition_index(partition.partition_index)
-                    .with_timestamp(-1)
-                    .with_offset(-1);
+                let response =
+                    ListOffsetsPartitionResponse::default().with_partition_index(partition.partition_index).with_timestamp(-1).with_offset(-1);
                 let log = topic.as_ref().and_then(|t| t.partition(partition.partition_index));
                 let Some(log) = log else {
                     return response.with_error_code(ResponseError::UnknownTopicOrPartition.code());
@@ -66,11 +58,7 @@ fn position(log: &PartitionLog, timestamp: i64) -> std::io::Result<Option<(i64, 
 }
 
 /// There is one leader epoch only; it ends where the log ends.
-pub(super) async fn epoch_end(
-    shared: Arc<Shared>,
-    request: OffsetForLeaderEpochRequest,
-    _caller: Caller,
-) -> OffsetForLeaderEpochResponse {
+pub(super) async fn epoch_end(shared: Arc<Shared>, request: OffsetForLeaderEpochRequest, _caller: Caller) -> OffsetForLeaderEpochResponse {
     let topics = request.topics.into_iter().map(|wanted| {
         let topic = shared.topics.get(&wanted.topic);
         let partitions = wanted.partitions.iter().map(|partition| {

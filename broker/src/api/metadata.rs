@@ -6,12 +6,8 @@ use std::sync::Arc;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::metadata_response::{
-    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-};
-use kafka_protocol::messages::{
-    BrokerId, DescribeClusterRequest, DescribeClusterResponse, MetadataRequest, MetadataResponse, TopicName,
-};
+use kafka_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
+use kafka_protocol::messages::{BrokerId, DescribeClusterRequest, DescribeClusterResponse, MetadataRequest, MetadataResponse, TopicName};
 
 use super::{Caller, blocking, text};
 use crate::broker::{NODE_ID, Shared};
@@ -35,10 +31,7 @@ pub(super) async fn metadata(shared: Arc<Shared>, request: MetadataRequest, call
         }
         described
     };
-    let broker = MetadataResponseBroker::default()
-        .with_node_id(BrokerId(NODE_ID))
-        .with_host(text(&shared.host))
-        .with_port(i32::from(shared.port));
+    let broker = MetadataResponseBroker::default().with_node_id(BrokerId(NODE_ID)).with_host(text(&shared.host)).with_port(i32::from(shared.port));
     MetadataResponse::default()
         .with_brokers(vec![broker])
         .with_cluster_id(Some(text(&shared.cluster_id)))
@@ -46,12 +39,7 @@ pub(super) async fn metadata(shared: Arc<Shared>, request: MetadataRequest, call
         .with_topics(topics)
 }
 
-async fn describe_wanted(
-    shared: &Arc<Shared>,
-    wanted: MetadataRequestTopic,
-    may_create: bool,
-    version: i16,
-) -> MetadataResponseTopic {
+async fn describe_wanted(shared: &Arc<Shared>, wanted: MetadataRequestTopic, may_create: bool, version: i16) -> MetadataResponseTopic {
     let failed = MetadataResponseTopic::default().with_topic_id(wanted.topic_id);
     let Some(name) = wanted.name else {
         return match shared.topics.get_by_id(wanted.topic_id) {
@@ -77,9 +65,7 @@ async fn describe_wanted(
     match created {
         Some(Ok(Some(topic))) => describe(&topic),
         // somebody else was quicker
-        Some(Err(_)) if shared.topics.get(&name).is_some() => {
-            shared.topics.get(&name).map_or(failed, |topic| describe(&topic))
-        }
+        Some(Err(_)) if shared.topics.get(&name).is_some() => shared.topics.get(&name).map_or(failed, |topic| describe(&topic)),
         Some(Err(error)) => failed.with_error_code(error.code.code()),
         _ => failed.with_error_code(ResponseError::UnknownServerError.code()),
     }
@@ -94,25 +80,13 @@ fn describe(topic: &Topic) -> MetadataResponseTopic {
             .with_replica_nodes(vec![BrokerId(NODE_ID)])
             .with_isr_nodes(vec![BrokerId(NODE_ID)])
     });
-    MetadataResponseTopic::default()
-        .with_name(Some(TopicName(text(topic.name()))))
-        .with_topic_id(topic.id())
-        .with_partitions(partitions.collect())
+    MetadataResponseTopic::default().with_name(Some(TopicName(text(topic.name())))).with_topic_id(topic.id()).with_partitions(partitions.collect())
 }
 
 /// The cluster of one.
-pub(super) async fn describe_cluster(
-    shared: Arc<Shared>,
-    request: DescribeClusterRequest,
-    caller: Caller,
-) -> DescribeClusterResponse {
-    let broker = DescribeClusterBroker::default()
-        .with_broker_id(BrokerId(NODE_ID))
-        .with_host(text(&shared.host))
-        .with_port(i32::from(shared.port));
-    let response = DescribeClusterResponse::default()
-        .with_cluster_id(text(&shared.cluster_id))
-        .with_controller_id(BrokerId(NODE_ID))
-        .with_brokers(vec![broker]);
+pub(super) async fn describe_cluster(shared: Arc<Shared>, request: DescribeClusterRequest, caller: Caller) -> DescribeClusterResponse {
+    let broker = DescribeClusterBroker::default().with_broker_id(BrokerId(NODE_ID)).with_host(text(&shared.host)).with_port(i32::from(shared.port));
+    let response =
+        DescribeClusterResponse::default().with_cluster_id(text(&shared.cluster_id)).with_controller_id(BrokerId(NODE_ID)).with_brokers(vec![broker]);
     if caller.version >= 1 { response.with_endpoint_type(request.endpoint_type) } else { response }
 }

@@ -15,10 +15,9 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsResponse, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
-    LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
+    ApiKey, ApiVersionsResponse, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
     OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, ResponseHeader, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
@@ -113,24 +112,21 @@ pub async fn answer(shared: &Arc<Shared>, frame: Bytes, peer: SocketAddr) -> Res
         return Err(unsupported);
     }
     let mut body = frame;
-    let header = RequestHeader::decode(&mut body, api.request_header_version(version))
-        .map_err(|e| malformed(Some(api), e.to_string()))?;
+    let header = RequestHeader::decode(&mut body, api.request_header_version(version)).map_err(|e| malformed(Some(api), e.to_string()))?;
     let client_id = header.client_id.as_ref().map_or_else(String::new, |id| id.to_string());
     let caller = Caller { version, client_id, peer };
     let id = header.correlation_id;
 
     macro_rules! answered {
         ($request:ty, $handler:expr) => {{
-            let request =
-                <$request>::decode(&mut body, version).map_err(|e| malformed(Some(api), e.to_string()))?;
+            let request = <$request>::decode(&mut body, version).map_err(|e| malformed(Some(api), e.to_string()))?;
             let response = $handler(Arc::clone(shared), request, caller).await;
             encode(api, version, id, &response)
         }};
     }
     match api {
         ApiKey::Produce => {
-            let request =
-                ProduceRequest::decode(&mut body, version).map_err(|e| malformed(Some(api), e.to_string()))?;
+            let request = ProduceRequest::decode(&mut body, version).map_err(|e| malformed(Some(api), e.to_string()))?;
             let wants_answer = request.acks != 0;
             let response = produce::produce(Arc::clone(shared), request, caller).await;
             if wants_answer { encode(api, version, id, &response) } else { Ok(Answer::default()) }
@@ -167,9 +163,9 @@ pub async fn answer(shared: &Arc<Shared>, frame: Bytes, peer: SocketAddr) -> Res
 }
 
 fn api_versions() -> ApiVersionsResponse {
-    let versions = VERSIONS.iter().map(|(api, lowest, highest)| {
-        ApiVersion::default().with_api_key(*api as i16).with_min_version(*lowest).with_max_version(*highest)
-    });
+    let versions = VERSIONS
+        .iter()
+        .map(|(api, lowest, highest)| ApiVersion::default().with_api_key(*api as i16).with_min_version(*lowest).with_max_version(*highest));
     ApiVersionsResponse::default().with_api_keys(versions.collect())
 }
 

@@ -5,12 +5,9 @@ use std::sync::Arc;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::offset_fetch_response::{
-    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
-    OffsetFetchResponseTopics,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
-use kafka_protocol::messages::{
-    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, TopicName,
-};
+use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, TopicName};
 
 use super::{Caller, blocking, text};
 use crate::broker::Shared;
@@ -19,11 +16,7 @@ use crate::offsets::{Committed, METADATA_BYTES_MAX};
 /// First version that asks for several groups at once.
 const GROUPS_VERSION: i16 = 8;
 
-pub(super) async fn commit(
-    shared: Arc<Shared>,
-    request: OffsetCommitRequest,
-    _caller: Caller,
-) -> OffsetCommitResponse {
+pub(super) async fn commit(shared: Arc<Shared>, request: OffsetCommitRequest, _caller: Caller) -> OffsetCommitResponse {
     let group = request.group_id.to_string();
     let allowed = shared.groups.check_commit(&group, &request.member_id, request.generation_id_or_member_epoch);
     let mut positions = Vec::new();
@@ -38,9 +31,7 @@ pub(super) async fn commit(
             let error = match &allowed {
                 Err(error) => Some(*error),
                 Ok(()) if !exists => Some(ResponseError::UnknownTopicOrPartition),
-                Ok(()) if metadata.as_ref().is_some_and(|m| m.len() > METADATA_BYTES_MAX) => {
-                    Some(ResponseError::OffsetMetadataTooLarge)
-                }
+                Ok(()) if metadata.as_ref().is_some_and(|m| m.len() > METADATA_BYTES_MAX) => Some(ResponseError::OffsetMetadataTooLarge),
                 Ok(()) => None,
             };
             if error.is_none() {
@@ -75,9 +66,7 @@ pub(super) async fn commit(
 pub(super) async fn fetch(shared: Arc<Shared>, request: OffsetFetchRequest, caller: Caller) -> OffsetFetchResponse {
     if caller.version >= GROUPS_VERSION {
         let groups = request.groups.into_iter().map(|wanted| {
-            let asked = wanted.topics.map(|topics| {
-                topics.into_iter().map(|t| (t.name.to_string(), t.partition_indexes)).collect()
-            });
+            let asked = wanted.topics.map(|topics| topics.into_iter().map(|t| (t.name.to_string(), t.partition_indexes)).collect());
             let found = positions(&shared, &wanted.group_id, asked).into_iter().map(|(topic, partitions)| {
                 let partitions = partitions.into_iter().map(|(index, committed)| {
                     let response = OffsetFetchResponsePartitions::default().with_partition_index(index);
@@ -95,16 +84,12 @@ pub(super) async fn fetch(shared: Arc<Shared>, request: OffsetFetchRequest, call
         });
         return OffsetFetchResponse::default().with_groups(groups.collect());
     }
-    let asked = request.topics.map(|topics| {
-        topics.into_iter().map(|t| (t.name.to_string(), t.partition_indexes)).collect()
-    });
+    let asked = request.topics.map(|topics| topics.into_iter().map(|t| (t.name.to_string(), t.partition_indexes)).collect());
     let topics = positions(&shared, &request.group_id, asked).into_iter().map(|(topic, partitions)| {
         let partitions = partitions.into_iter().map(|(index, committed)| {
             let response = OffsetFetchResponsePartition::default().with_partition_index(index);
             let Some(c) = committed else { return response.with_committed_offset(-1).with_metadata(empty()) };
-            let response = response
-                .with_committed_offset(c.offset)
-                .with_metadata(c.metadata.as_deref().map(text).or_else(empty));
+            let response = response.with_committed_offset(c.offset).with_metadata(c.metadata.as_deref().map(text).or_else(empty));
             if caller.version >= 5 { response.with_committed_leader_epoch(c.leader_epoch) } else { response }
         });
         let response = OffsetFetchResponseTopic::default().with_name(TopicName(text(&topic)));

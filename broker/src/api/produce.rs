@@ -5,9 +5,7 @@ use std::sync::Arc;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::PartitionProduceData;
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
-use kafka_protocol::messages::{
-    InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse, ProducerId,
-};
+use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse, ProducerId};
 
 use super::{Caller, blocking, text};
 use crate::broker::Shared;
@@ -94,14 +92,8 @@ fn code_of(error: &AppendError) -> ResponseError {
 
 /// Gives an idempotent producer its id. A transactional one is refused with an error that clients treat as fatal, not
 /// one that they retry for ever.
-pub(super) async fn init_producer_id(
-    shared: Arc<Shared>,
-    request: InitProducerIdRequest,
-    caller: Caller,
-) -> InitProducerIdResponse {
-    let failed = |error: ResponseError| {
-        InitProducerIdResponse::default().with_error_code(error.code()).with_producer_id(ProducerId(-1))
-    };
+pub(super) async fn init_producer_id(shared: Arc<Shared>, request: InitProducerIdRequest, caller: Caller) -> InitProducerIdResponse {
+    let failed = |error: ResponseError| InitProducerIdResponse::default().with_error_code(error.code()).with_producer_id(ProducerId(-1));
     if request.transactional_id.is_some() {
         tracing::warn!(peer = %caller.peer, "a transactional producer was refused: transactions are not supported");
         return failed(ResponseError::TransactionalIdAuthorizationFailed);

@@ -62,10 +62,7 @@ pub struct BatchHeader {
 impl BatchHeader {
     /// Reads the header at the start of `bytes`. The records need not be there.
     pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
-        let header: &[u8; HEADER_BYTES] = bytes
-            .get(..HEADER_BYTES)
-            .and_then(|h| h.try_into().ok())
-            .ok_or(BatchError::Truncated)?;
+        let header: &[u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES).and_then(|h| h.try_into().ok()).ok_or(BatchError::Truncated)?;
         // the position of magic is the same in all formats, so an old one is told apart from garbage
         let magic = header[16] as i8;
         if magic != 2 {

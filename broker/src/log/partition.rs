@@ -237,9 +237,7 @@ impl PartitionLog {
     pub fn enforce_retention(&self, limits: &LogLimits) -> io::Result<usize> {
         let _writer = self.writer.lock();
         let now = now_ms();
-        let expired = |segment: &Segment, retention: Duration| {
-            now.saturating_sub(segment.last_append_ms()) > retention.as_millis() as i64
-        };
+        let expired = |segment: &Segment, retention: Duration| now.saturating_sub(segment.last_append_ms()) > retention.as_millis() as i64;
         if let Some(retention) = limits.retention {
             let active = self.active();
             let age_ms = now.saturating_sub(active.created_ms());
@@ -352,8 +350,7 @@ fn read_log_start(dir: &Path) -> Option<i64> {
 
 /// Offsets and timestamps of a batch's records.
 fn decode(mut batch: Bytes) -> io::Result<Vec<(i64, i64)>> {
-    let set = RecordBatchDecoder::decode(&mut batch)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+    let set = RecordBatchDecoder::decode(&mut batch).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
     Ok(set.records.iter().map(|r| (r.offset, r.timestamp)).collect())
 }
 

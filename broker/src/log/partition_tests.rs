@@ -6,12 +6,7 @@ use std::io::Write;
 use super::super::batch::tests::client_batch;
 use super::*;
 
-const LIMITS: LogLimits = LogLimits {
-    segment_bytes: 4096,
-    max_batch_bytes: 1 << 20,
-    retention: None,
-    retention_bytes: None,
-};
+const LIMITS: LogLimits = LogLimits { segment_bytes: 4096, max_batch_bytes: 1 << 20, retention: None, retention_bytes: None };
 
 /// A directory of its own, removed at the end.
 struct Dir(PathBuf);

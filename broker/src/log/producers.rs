@@ -65,10 +65,7 @@ impl ProducerStates {
         if header.producer_epoch > producer.epoch {
             return if header.base_sequence == 0 { Sequence::Append } else { Sequence::OutOfOrder };
         }
-        let repeated = producer
-            .batches
-            .iter()
-            .find(|b| b.base_sequence == header.base_sequence && b.last_sequence == header.last_sequence());
+        let repeated = producer.batches.iter().find(|b| b.base_sequence == header.base_sequence && b.last_sequence == header.last_sequence());
         if let Some(stored) = repeated {
             return Sequence::Duplicate { base_offset: stored.base_offset };
         }

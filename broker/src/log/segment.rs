@@ -73,19 +73,10 @@ impl Segment {
     ///
     /// `verify` also checks every checksum (the segment that was written when the process died). `seen` is called
     /// with each header in order. Returns the segment and the number of bytes cut off.
-    pub fn recover(
-        path: PathBuf,
-        base_offset: i64,
-        verify: bool,
-        mut seen: impl FnMut(&BatchHeader),
-    ) -> io::Result<(Self, u64)> {
+    pub fn recover(path: PathBuf, base_offset: i64, verify: bool, mut seen: impl FnMut(&BatchHeader)) -> io::Result<(Self, u64)> {
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let metadata = file.metadata()?;
-        let modified_ms = metadata
-            .modified()
-            .ok()
-            .and_then(|t| t.duration_since(UNIX_EPOCH).ok())
-            .map_or_else(now_ms, |d| d.as_millis() as i64);
+        let modified_ms = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or_else(now_ms, |d| d.as_millis() as i64);
         let segment = Self {
             base_offset,
             path,

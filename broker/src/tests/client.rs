@@ -22,11 +22,7 @@ fn config(address: &str) -> ClientConfig {
 
 fn producer(address: &str) -> ThreadedProducer<rdkafka::producer::DefaultProducerContext> {
     let mut config = config(address);
-    config
-        .set("enable.idempotence", "true")
-        .set("linger.ms", "5")
-        .set("compression.type", "lz4")
-        .set("queue.buffering.max.messages", "1000000");
+    config.set("enable.idempotence", "true").set("linger.ms", "5").set("compression.type", "lz4").set("queue.buffering.max.messages", "1000000");
     config.create().unwrap()
 }
 
@@ -54,12 +50,8 @@ fn produce(address: &str, topic: &str, partitions: i32, from: usize, to: usize) 
 
 /// Reads `count` messages of all partitions from the beginning; the numbers by partition in the order of arrival.
 fn consume(address: &str, topic: &str, partitions: i32, count: usize) -> HashMap<i32, Vec<usize>> {
-    let consumer: BaseConsumer = config(address)
-        .set("group.id", "unused")
-        .set("enable.auto.commit", "false")
-        .set("isolation.level", "read_committed")
-        .create()
-        .unwrap();
+    let consumer: BaseConsumer =
+        config(address).set("group.id", "unused").set("enable.auto.commit", "false").set("isolation.level", "read_committed").create().unwrap();
     let mut assignment = TopicPartitionList::new();
     for p in 0..partitions {
         assignment.add_partition_offset(topic, p, Offset::Beginning).unwrap();
@@ -234,12 +226,8 @@ async fn two_subscribers_share_a_topic() {
     tokio::task::spawn_blocking(move || {
         produce(&address, "t", 4, 0, 4000);
         let subscriber = || {
-            let consumer: BaseConsumer = config(&address)
-                .set("group.id", "shared")
-                .set("auto.offset.reset", "earliest")
-                .set("session.timeout.ms", "6000")
-                .create()
-                .unwrap();
+            let consumer: BaseConsumer =
+                config(&address).set("group.id", "shared").set("auto.offset.reset", "earliest").set("session.timeout.ms", "6000").create().unwrap();
             consumer.subscribe(&["t"]).unwrap();
             consumer
         };
@@ -270,8 +258,7 @@ async fn transactional_producers_are_refused() {
     let broker = Running::start().await;
     let address = broker.address.clone();
     tokio::task::spawn_blocking(move || {
-        let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> =
-            config(&address).set("transactional.id", "tx").create().unwrap();
+        let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> = config(&address).set("transactional.id", "tx").create().unwrap();
         let error = producer.init_transactions(TIMEOUT).unwrap_err();
         let KafkaError::Transaction(error) = error else { panic!("{error}") };
         assert!(error.is_fatal() && error.string().contains("does not support transactions"), "{error}");

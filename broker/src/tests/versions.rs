@@ -26,39 +26,34 @@ fn body(api: ApiKey, v: i16, out: &mut BytesMut) {
                     .with_index(i)
                     .with_records(Some(crate::log::batch::tests::client_batch(2, None, 0).into()))
             };
-            let topic = produce_request::TopicProduceData::default()
-                .with_name(name())
-                .with_partition_data(vec![batch(0), batch(9), batch(1).with_records(None)]);
+            let topic = produce_request::TopicProduceData::default().with_name(name()).with_partition_data(vec![
+                batch(0),
+                batch(9),
+                batch(1).with_records(None),
+            ]);
             ProduceRequest::default().with_acks(-1).with_topic_data(vec![topic]).encode(out, v)
         }
         ApiKey::Fetch => {
-            let partition = |i, offset| {
-                fetch_request::FetchPartition::default()
-                    .with_partition(i)
-                    .with_fetch_offset(offset)
-                    .with_partition_max_bytes(1000)
-            };
-            let topic = fetch_request::FetchTopic::default().with_partitions(vec![
-                partition(0, 0),
-                partition(1, 99),
-                partition(9, 0),
-            ]);
+            let partition =
+                |i, offset| fetch_request::FetchPartition::default().with_partition(i).with_fetch_offset(offset).with_partition_max_bytes(1000);
+            let topic = fetch_request::FetchTopic::default().with_partitions(vec![partition(0, 0), partition(1, 99), partition(9, 0)]);
             let topic = if v < 13 { topic.with_topic(name()) } else { topic };
             FetchRequest::default().with_max_bytes(1000).with_topics(vec![topic]).encode(out, v)
         }
         ApiKey::ListOffsets => {
-            let partition = |i, t| {
-                list_offsets_request::ListOffsetsPartition::default().with_partition_index(i).with_timestamp(t)
-            };
-            let topic = list_offsets_request::ListOffsetsTopic::default()
-                .with_name(name())
-                .with_partitions(vec![partition(0, -1), partition(0, -2), partition(0, -3), partition(0, 5), partition(9, -1)]);
+            let partition = |i, t| list_offsets_request::ListOffsetsPartition::default().with_partition_index(i).with_timestamp(t);
+            let topic = list_offsets_request::ListOffsetsTopic::default().with_name(name()).with_partitions(vec![
+                partition(0, -1),
+                partition(0, -2),
+                partition(0, -3),
+                partition(0, 5),
+                partition(9, -1),
+            ]);
             ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]).encode(out, v)
         }
         ApiKey::Metadata => {
             let named = metadata_request::MetadataRequestTopic::default().with_name(Some(name()));
-            let missing = metadata_request::MetadataRequestTopic::default()
-                .with_name(Some(TopicName(StrBytes::from_static_str("missing"))));
+            let missing = metadata_request::MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from_static_str("missing"))));
             MetadataRequest::default().with_topics(Some(vec![named, missing])).encode(out, v)
         }
         ApiKey::OffsetCommit => {
@@ -68,28 +63,17 @@ fn body(api: ApiKey, v: i16, out: &mut BytesMut) {
                     .with_committed_offset(5)
                     .with_committed_metadata(Some(StrBytes::from_static_str("m")))
             };
-            let topic = offset_commit_request::OffsetCommitRequestTopic::default()
-                .with_name(name())
-                .with_partitions(vec![partition(0), partition(9)]);
-            OffsetCommitRequest::default()
-                .with_group_id(group())
-                .with_generation_id_or_member_epoch(-1)
-                .with_topics(vec![topic])
-                .encode(out, v)
+            let topic =
+                offset_commit_request::OffsetCommitRequestTopic::default().with_name(name()).with_partitions(vec![partition(0), partition(9)]);
+            OffsetCommitRequest::default().with_group_id(group()).with_generation_id_or_member_epoch(-1).with_topics(vec![topic]).encode(out, v)
         }
         ApiKey::OffsetFetch if v >= 8 => {
-            let topic = offset_fetch_request::OffsetFetchRequestTopics::default()
-                .with_name(name())
-                .with_partition_indexes(vec![0, 1]);
-            let group = offset_fetch_request::OffsetFetchRequestGroup::default()
-                .with_group_id(group())
-                .with_topics(Some(vec![topic]));
+            let topic = offset_fetch_request::OffsetFetchRequestTopics::default().with_name(name()).with_partition_indexes(vec![0, 1]);
+            let group = offset_fetch_request::OffsetFetchRequestGroup::default().with_group_id(group()).with_topics(Some(vec![topic]));
             OffsetFetchRequest::default().with_groups(vec![group]).encode(out, v)
         }
         ApiKey::OffsetFetch => {
-            let topic = offset_fetch_request::OffsetFetchRequestTopic::default()
-                .with_name(name())
-                .with_partition_indexes(vec![0, 1]);
+            let topic = offset_fetch_request::OffsetFetchRequestTopic::default().with_name(name()).with_partition_indexes(vec![0, 1]);
             OffsetFetchRequest::default().with_group_id(group()).with_topics(Some(vec![topic])).encode(out, v)
         }
         ApiKey::FindCoordinator => {
@@ -99,8 +83,7 @@ fn body(api: ApiKey, v: i16, out: &mut BytesMut) {
             if v >= 4 { request.with_coordinator_keys(vec![key]) } else { request.with_key(key) }.encode(out, v)
         }
         ApiKey::JoinGroup => {
-            let protocol = join_group_request::JoinGroupRequestProtocol::default()
-                .with_name(StrBytes::from_static_str("range"));
+            let protocol = join_group_request::JoinGroupRequestProtocol::default().with_name(StrBytes::from_static_str("range"));
             JoinGroupRequest::default()
                 .with_group_id(GroupId(StrBytes::from_string(format!("join-{v}"))))
                 .with_session_timeout_ms(10_000)
@@ -144,21 +127,15 @@ fn body(api: ApiKey, v: i16, out: &mut BytesMut) {
             .encode(out, v)
         }
         ApiKey::DeleteRecords => {
-            let partition =
-                |i| delete_records_request::DeleteRecordsPartition::default().with_partition_index(i).with_offset(1);
-            let topic = delete_records_request::DeleteRecordsTopic::default()
-                .with_name(name())
-                .with_partitions(vec![partition(0), partition(9)]);
+            let partition = |i| delete_records_request::DeleteRecordsPartition::default().with_partition_index(i).with_offset(1);
+            let topic = delete_records_request::DeleteRecordsTopic::default().with_name(name()).with_partitions(vec![partition(0), partition(9)]);
             DeleteRecordsRequest::default().with_topics(vec![topic]).encode(out, v)
         }
         ApiKey::InitProducerId => InitProducerIdRequest::default().with_transactional_id(None).encode(out, v),
         ApiKey::OffsetForLeaderEpoch => {
-            let partition = |i| {
-                offset_for_leader_epoch_request::OffsetForLeaderPartition::default().with_partition(i).with_leader_epoch(0)
-            };
-            let topic = offset_for_leader_epoch_request::OffsetForLeaderTopic::default()
-                .with_topic(name())
-                .with_partitions(vec![partition(0), partition(9)]);
+            let partition = |i| offset_for_leader_epoch_request::OffsetForLeaderPartition::default().with_partition(i).with_leader_epoch(0);
+            let topic =
+                offset_for_leader_epoch_request::OffsetForLeaderTopic::default().with_topic(name()).with_partitions(vec![partition(0), partition(9)]);
             OffsetForLeaderEpochRequest::default().with_topics(vec![topic]).encode(out, v)
         }
         ApiKey::DescribeConfigs => {

@@ -5,9 +5,8 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, CreateTopicsRequest, CreateTopicsResponse, FetchRequest,
-    FetchResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader,
-    TopicName,
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, CreateTopicsRequest, CreateTopicsResponse, FetchRequest, FetchResponse,
+    MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,9 +49,7 @@ async fn create(stream: &mut TcpStream, name: &'static str) {
 
 async fn produce(stream: &mut TcpStream, topic: &'static str, batch: Vec<u8>) -> (i16, i64) {
     let partition = PartitionProduceData::default().with_index(0).with_records(Some(Bytes::from(batch)));
-    let data = TopicProduceData::default()
-        .with_name(TopicName(StrBytes::from_static_str(topic)))
-        .with_partition_data(vec![partition]);
+    let data = TopicProduceData::default().with_name(TopicName(StrBytes::from_static_str(topic))).with_partition_data(vec![partition]);
     let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(1000).with_topic_data(vec![data]);
     let response: ProduceResponse = call(stream, ApiKey::Produce, 9, &request).await;
     let partition = &response.responses[0].partition_responses[0];
@@ -87,8 +84,7 @@ async fn a_waiting_fetch_is_woken_by_an_append() {
     let metadata: MetadataResponse = call(&mut stream, ApiKey::Metadata, 12, &metadata).await;
     let id = metadata.topics[0].topic_id;
     let fetch = |offset: i64, max_wait_ms: i32| {
-        let partition =
-            FetchPartition::default().with_partition(0).with_fetch_offset(offset).with_partition_max_bytes(1 << 20);
+        let partition = FetchPartition::default().with_partition(0).with_fetch_offset(offset).with_partition_max_bytes(1 << 20);
         let topic = FetchTopic::default().with_topic_id(id).with_partitions(vec![partition]);
         FetchRequest::default()
             .with_replica_id(BrokerId(-1))

@@ -72,8 +72,7 @@ impl Plan {
         let master = format!("chainalytics://{scheduler_name}:{grpc}");
         let scheduler_http = format!("http://{scheduler_name}:{http}");
         let history_http = format!("http://{}:{history}", reachable(&history_host));
-        let broker_address =
-            if with_broker { format!("{}:{kafka}", reachable(&broker_host)) } else { config.get(&keys::KAFKA_BOOTSTRAP_SERVERS) };
+        let broker_address = if with_broker { format!("{}:{kafka}", reachable(&broker_host)) } else { config.get(&keys::KAFKA_BOOTSTRAP_SERVERS) };
 
         let mut settings: Vec<(&str, String)> = vec![
             ("scheduler.port", grpc.to_string()),
@@ -137,12 +136,8 @@ impl Plan {
             }
             services.push(PlannedService { role: Role::Executor, name, args, ports: Vec::new(), url: None });
         }
-        let urls = [
-            ("scheduler", master.clone()),
-            ("ui", scheduler_http.clone()),
-            ("history", history_http.clone()),
-            ("kafka", broker_address.clone()),
-        ];
+        let urls =
+            [("scheduler", master.clone()), ("ui", scheduler_http.clone()), ("history", history_http.clone()), ("kafka", broker_address.clone())];
         Ok(Self {
             services,
             executors: options.executors.into(),
@@ -179,10 +174,7 @@ fn check(service: &str, port: &Port) -> CliResult<()> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Error::new(
             ErrorCode::PortInUse,
-            format!(
-                "port {} on {}, for {} of the {service} (key {}), is in use",
-                port.port, port.host, port.serves, port.key
-            ),
+            format!("port {} on {}, for {} of the {service} (key {}), is in use", port.port, port.host, port.serves, port.key),
         )
         .into()),
         Err(error) => {

@@ -211,8 +211,11 @@ pub fn io_error(what: &str, path: &Path, error: &std::io::Error) -> CliError {
 }
 
 fn unreadable(path: &Path, why: &str) -> CliError {
-    Error::new(ErrorCode::Config, format!("{} cannot be read: {why}; check that no process of the cluster runs any more and remove the file", path.display()))
-        .into()
+    Error::new(
+        ErrorCode::Config,
+        format!("{} cannot be read: {why}; check that no process of the cluster runs any more and remove the file", path.display()),
+    )
+    .into()
 }
 
 #[cfg(test)]
@@ -221,15 +224,7 @@ mod tests {
     use super::*;
 
     fn service(name: &str, process: ProcessId) -> Service {
-        Service {
-            role: Role::Executor,
-            name: name.into(),
-            process,
-            started_at_ms: 1,
-            ports: BTreeMap::new(),
-            url: None,
-            log: PathBuf::from("/x"),
-        }
+        Service { role: Role::Executor, name: name.into(), process, started_at_ms: 1, ports: BTreeMap::new(), url: None, log: PathBuf::from("/x") }
     }
 
     #[test]

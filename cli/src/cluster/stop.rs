@@ -88,8 +88,7 @@ mod tests {
         let mut stubborn = Command::new("sh").args(["-c", "trap '' TERM; while :; do sleep 0.1; done"]).spawn().unwrap();
         // The trap must stand before the signal comes.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let services =
-            [service(Role::Broker, "broker", gentle.id()), service(Role::Executor, "executor-1", stubborn.id())];
+        let services = [service(Role::Broker, "broker", gentle.id()), service(Role::Executor, "executor-1", stubborn.id())];
         let stopped = stop_all(&services, Duration::from_millis(400)).await;
         let told: Vec<_> = stopped.iter().map(|s| (s.name.as_str(), s.outcome)).collect();
         assert_eq!(told, [("executor-1", Outcome::Killed), ("broker", Outcome::Stopped)]);

@@ -16,9 +16,11 @@ use crate::error::{CliError, CliResult};
 use crate::output::{self, Format, Rows};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  chainalytics cluster start --executors 3 --data-dir /tmp/ca\n  chainalytics cluster status --data-dir /tmp/ca --output json\n  \
+#[command(
+    after_help = "Examples:\n  chainalytics cluster start --executors 3 --data-dir /tmp/ca\n  chainalytics cluster status --data-dir /tmp/ca --output json\n  \
                         chainalytics cluster stop --data-dir /tmp/ca\n\n\
-                        A second cluster beside it: another --data-dir and --port-offset 100.")]
+                        A second cluster beside it: another --data-dir and --port-offset 100."
+)]
 pub struct ClusterArgs {
     #[command(subcommand)]
     command: ClusterCommand,
@@ -106,11 +108,7 @@ pub async fn run(context: &Context, args: ClusterArgs) -> CliResult<()> {
                 }
                 rows.print(context.format())?;
             }
-            if left.is_empty() {
-                Ok(())
-            } else {
-                Err(Error::new(ErrorCode::Timeout, format!("still running: {}", left.join(", "))).into())
-            }
+            if left.is_empty() { Ok(()) } else { Err(Error::new(ErrorCode::Timeout, format!("still running: {}", left.join(", "))).into()) }
         }
     }
 }

@@ -14,10 +14,12 @@ use crate::output::{self, Format};
 const EVENTS_DEFAULT: u64 = 210_000;
 
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:\n  chainalytics demo --data-dir /tmp/ca\n  chainalytics demo --data-dir /tmp/ca --events 1000000 --output json | tail -1 | jq .gold\n  \
+#[command(
+    after_help = "Examples:\n  chainalytics demo --data-dir /tmp/ca\n  chainalytics demo --data-dir /tmp/ca --events 1000000 --output json | tail -1 | jq .gold\n  \
                         chainalytics demo --kafka localhost:9092 --catalog postgresql://ca@localhost/lake --warehouse s3://lake/warehouse\n\n\
                         Starts a cluster, or uses the one that runs in the data directory, and leaves it up; `chainalytics cluster stop` ends it. \
-                        Fails if the counts of the layers do not add up.")]
+                        Fails if the counts of the layers do not add up."
+)]
 pub struct DemoArgs {
     /// Records to produce, over all three topics
     #[arg(long, default_value_t = EVENTS_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]

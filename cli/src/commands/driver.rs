@@ -28,13 +28,8 @@ pub struct DriverArgs {
 
 pub async fn run(context: &Context, args: DriverArgs) -> CliResult<()> {
     let cancel = signals::cancel_on_signal();
-    let request = RunRequest {
-        run_id: args.run_id,
-        name: args.name.unwrap_or_else(|| args.job.clone()),
-        job: args.job,
-        args: args.args,
-        supervise: false,
-    };
+    let request =
+        RunRequest { run_id: args.run_id, name: args.name.unwrap_or_else(|| args.job.clone()), job: args.job, args: args.args, supervise: false };
     let run = RunContext::new(&request.run_id, &request.name, args.attempt, cancel);
     tracing::info!(run_id = request.run_id, attempt = args.attempt, job = request.job, args = ?request.args, "driver starts");
     let result = drive::run_reported(context, &request, run, 0).await?;

@@ -7,7 +7,9 @@ use crate::error::CliResult;
 use crate::signals;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  chainalytics executor --conf scheduler.url=chainalytics://scheduler:7077 --conf executor.cores=4 --conf executor.memory=8GB")]
+#[command(
+    after_help = "Example:\n  chainalytics executor --conf scheduler.url=chainalytics://scheduler:7077 --conf executor.cores=4 --conf executor.memory=8GB"
+)]
 pub struct ExecutorArgs {}
 
 pub async fn run(context: &Context) -> CliResult<()> {

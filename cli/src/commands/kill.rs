@@ -39,5 +39,9 @@ pub async fn run(context: &Context, args: KillArgs) -> CliResult<()> {
     if context.json() {
         return output::json(&json!({ "run_id": run.run_id, "state": state, "kill_requested": run.kill_requested }));
     }
-    if run.state().is_terminal() { output::line(&format!("{} {state}", run.run_id)) } else { output::line(&format!("{} will end (still {state})", run.run_id)) }
+    if run.state().is_terminal() {
+        output::line(&format!("{} {state}", run.run_id))
+    } else {
+        output::line(&format!("{} will end (still {state})", run.run_id))
+    }
 }

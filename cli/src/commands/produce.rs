@@ -15,9 +15,11 @@ use crate::signals;
 use crate::suggest;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  chainalytics produce user-events --count 100000\n  chainalytics produce all --rate 500 --duration 60s --malformed 0.02\n  \
+#[command(
+    after_help = "Examples:\n  chainalytics produce user-events --count 100000\n  chainalytics produce all --rate 500 --duration 60s --malformed 0.02\n  \
                         chainalytics produce weather-data --count 1000 --seed 7 --output json\n\n\
-                        The same seed and base time give the same records. Shares are fractions of all records, 0.1 for ten per cent.")]
+                        The same seed and base time give the same records. Shares are fractions of all records, 0.1 for ten per cent."
+)]
 pub struct ProduceArgs {
     /// user-events, products, api-logs, user-posts, weather-data, or all; several separated by commas
     #[arg(value_name = "TOPIC", required = true, value_delimiter = ',')]
@@ -140,7 +142,8 @@ fn print(context: &Context, report: &ProduceReport) -> CliResult<()> {
     if context.json() {
         return output::json(report);
     }
-    let mut rows = Rows::new(&["topic", "sent", "acked", "on_time", "late", "too_late", "out_of_order", "duplicates", "malformed", "invalid", "seconds"]);
+    let mut rows =
+        Rows::new(&["topic", "sent", "acked", "on_time", "late", "too_late", "out_of_order", "duplicates", "malformed", "invalid", "seconds"]);
     for t in &report.topics {
         let c = &t.counts;
         rows.push(vec![

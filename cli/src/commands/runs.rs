@@ -17,7 +17,9 @@ const STATES: [&str; 7] = ["submitted", "queued", "running", "finished", "failed
 const LIMIT_DEFAULT: u32 = 50;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  chainalytics runs                                  the latest\n  chainalytics runs list --state running,queued\n  chainalytics runs show last --output json")]
+#[command(
+    after_help = "Examples:\n  chainalytics runs                                  the latest\n  chainalytics runs list --state running,queued\n  chainalytics runs show last --output json"
+)]
 pub struct RunsArgs {
     #[command(subcommand)]
     command: Option<RunsCommand>,

@@ -39,7 +39,8 @@ pub async fn run(context: &Context, args: SqlArgs) -> CliResult<()> {
     }
     let session = Session::connect(context.config(), context.master()?).await?;
     let mut runner = Runner::new(session, context.format(), !context.quiet());
-    let done = if interactive { prompt::run(&mut runner, context.data_dir().join("sql_history")).await } else { run_all(&mut runner, &scripts).await };
+    let done =
+        if interactive { prompt::run(&mut runner, context.data_dir().join("sql_history")).await } else { run_all(&mut runner, &scripts).await };
     runner.close().await;
     done
 }

@@ -24,10 +24,12 @@ pub enum Mode {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  chainalytics submit kafka_to_bronze --master 'local[2]' --conf streaming.max-rows-per-batch=5000 -- --trigger available-now\n  \
+#[command(
+    after_help = "Examples:\n  chainalytics submit kafka_to_bronze --master 'local[2]' --conf streaming.max-rows-per-batch=5000 -- --trigger available-now\n  \
                         chainalytics submit gold_aggregation --deploy-mode cluster --supervise\n  \
                         chainalytics submit --sql nightly.sql --output json\n\n\
-                        `chainalytics jobs` lists the jobs. What follows -- goes to the job; `-- --help` shows what it takes.")]
+                        `chainalytics jobs` lists the jobs. What follows -- goes to the job; `-- --help` shows what it takes."
+)]
 pub struct SubmitArgs {
     /// Job to run; see `chainalytics jobs`
     #[arg(value_name = "JOB", required_unless_present = "sql")]
@@ -134,4 +136,3 @@ pub fn outcome(result: &RunResult) -> CliResult<()> {
         (state, None) => Err(Error::new(ErrorCode::RunFailed, format!("run {} {}", result.run_id, state.label())).into()),
     }
 }
-

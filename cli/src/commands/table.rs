@@ -339,8 +339,7 @@ mod tests {
     #[test]
     fn commands_become_calls() {
         let table = Name { table: "ns.it's".to_owned() };
-        let command =
-            TableCommand::Expire { table, older_than: None, retain_last: Some(3), snapshot_id: vec![1, 2], clean_metadata: true };
+        let command = TableCommand::Expire { table, older_than: None, retain_last: Some(3), snapshot_id: vec![1, 2], clean_metadata: true };
         assert_eq!(
             statement(&command).unwrap(),
             "CALL system.expire_snapshots(table => 'ns.it''s', retain_last => 3, snapshot_ids => array(1, 2), clean_expired_metadata => true)"

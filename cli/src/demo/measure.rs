@@ -38,7 +38,8 @@ pub async fn measure(context: &Context, session: &Session, topics: &[TopicTables
     }
     let of_topics = quoted(topics.iter().map(|t| &t.topic));
     let of_tables = quoted(topics.iter().map(|t| &t.bronze));
-    let sql = format!("SELECT kafka_topic AS a, error_code AS b, count(*) AS n FROM {DEAD_LETTERS_TABLE} WHERE kafka_topic IN ({of_topics}) GROUP BY 1, 2");
+    let sql =
+        format!("SELECT kafka_topic AS a, error_code AS b, count(*) AS n FROM {DEAD_LETTERS_TABLE} WHERE kafka_topic IN ({of_topics}) GROUP BY 1, 2");
     counts.dead_letters_by_reason = counts_by(session, &sql).await?;
     counts.dead_letters.insert(DEAD_LETTERS_TABLE.to_owned(), total(&counts.dead_letters_by_reason));
     let sql = format!("SELECT source_table AS a, rule AS b, count(*) AS n FROM {QUARANTINE_TABLE} WHERE source_table IN ({of_tables}) GROUP BY 1, 2");

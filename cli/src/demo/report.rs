@@ -150,7 +150,20 @@ mod tests {
             gold_rows: Vec::new(),
         };
         let json = report.to_json();
-        for key in ["produced", "bronze", "dead_letters", "silver", "quarantined", "duplicates", "gold", "files", "catalog_uri", "warehouse", "urls", "seconds"] {
+        for key in [
+            "produced",
+            "bronze",
+            "dead_letters",
+            "silver",
+            "quarantined",
+            "duplicates",
+            "gold",
+            "files",
+            "catalog_uri",
+            "warehouse",
+            "urls",
+            "seconds",
+        ] {
             assert!(json.get(key).is_some(), "{key}");
         }
         assert_eq!(json["produced"]["t"], 3);

@@ -150,9 +150,8 @@ impl Table {
     /// Settles the widths and writes what was kept back.
     fn settle(&mut self, out: &mut String) {
         let sample = std::mem::take(&mut self.sample);
-        let widths: Vec<usize> = (0..self.names.len())
-            .map(|i| sample.iter().map(|row| width(&row[i])).chain([width(&self.names[i])]).max().unwrap_or(0))
-            .collect();
+        let widths: Vec<usize> =
+            (0..self.names.len()).map(|i| sample.iter().map(|row| width(&row[i])).chain([width(&self.names[i])]).max().unwrap_or(0)).collect();
         rule(out, &widths);
         line(out, &self.names, &widths, &vec![false; widths.len()]);
         rule(out, &widths);

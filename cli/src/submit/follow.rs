@@ -37,12 +37,7 @@ pub async fn submit(context: &Context, request: &RunRequest) -> CliResult<(RunCl
 }
 
 /// Submits and waits until the run has ended. Ctrl-C kills it. `log`, if wanted, takes the driver's log as it grows.
-pub async fn run_on_cluster(
-    context: &Context,
-    request: &RunRequest,
-    progress: ProgressSink,
-    log: Option<LogSink>,
-) -> CliResult<RunResult> {
+pub async fn run_on_cluster(context: &Context, request: &RunRequest, progress: ProgressSink, log: Option<LogSink>) -> CliResult<RunResult> {
     let (client, run) = submit(context, request).await?;
     let copier = log.map(|log| LogCopier::start(client.clone(), run.run_id.clone(), log));
     let followed = tokio::select! {
@@ -64,12 +59,7 @@ pub async fn run_on_cluster(
         copier.finish().await;
     }
     let report = crate::runs::report(context, &run.run_id).await.unwrap_or(Value::Null);
-    Ok(RunResult {
-        run_id: run.run_id.clone(),
-        state: run.state(),
-        report,
-        error: run.error.as_ref().map(|e| (e.code.clone(), plain(&e.message))),
-    })
+    Ok(RunResult { run_id: run.run_id.clone(), state: run.state(), report, error: run.error.as_ref().map(|e| (e.code.clone(), plain(&e.message))) })
 }
 
 async fn wait(client: &RunClient, run_id: &str, progress: &ProgressSink) -> CliResult<Run> {

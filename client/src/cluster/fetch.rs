@@ -50,12 +50,10 @@ async fn fetch_one(location: PartitionLocation, budget: Arc<Budget>, max_message
     let port = u16::try_from(executor.port).map_err(|_| FetchError::Lost(format!("executor {} has port {}", executor.id, executor.port)))?;
     let lost = |e: &dyn std::fmt::Display| FetchError::Lost(format!("executor {} at {}: {e}", executor.id, address(&executor)));
 
-    let mut client =
-        BallistaClient::try_new(&executor.host, port, max_message_bytes, false, None, IO_RETRIES, IO_RETRY_WAIT_MS, 64 << 20, 16 << 20)
-            .await
-            .map_err(|e| lost(&e))?;
-    let mut batches =
-        client.fetch_partition(&executor.id, &partition.into(), location.file_id, layout, false).await.map_err(|e| lost(&e))?;
+    let mut client = BallistaClient::try_new(&executor.host, port, max_message_bytes, false, None, IO_RETRIES, IO_RETRY_WAIT_MS, 64 << 20, 16 << 20)
+        .await
+        .map_err(|e| lost(&e))?;
+    let mut batches = client.fetch_partition(&executor.id, &partition.into(), location.file_id, layout, false).await.map_err(|e| lost(&e))?;
     let mut spool = Spool::new(budget);
     let mut rows = 0_u64;
     while let Some(batch) = batches.next().await {

@@ -108,9 +108,7 @@ impl Cluster {
         let plan = materialise::local_tables(plan, state).await.map_err(Error::from_datafusion)?;
         let codec = self.shared.engine.logical_codec();
         let mut bytes = Vec::new();
-        LogicalPlanNode::try_from_logical_plan(&plan, codec.as_ref())
-            .and_then(|node| node.try_encode(&mut bytes))
-            .map_err(Error::from_datafusion)?;
+        LogicalPlanNode::try_from_logical_plan(&plan, codec.as_ref()).and_then(|node| node.try_encode(&mut bytes)).map_err(Error::from_datafusion)?;
         self.execute(Query::LogicalPlan(bytes), schema, statement, state).await
     }
 
@@ -223,13 +221,20 @@ impl Cluster {
         // The scheduler tells of the success before it has noted it: ask again for a while.
         let deadline = tokio::time::Instant::now() + NOTED_TIMEOUT;
         let mut answer = self.shared.runs.validate_query(job_id).await?;
-        while matches!(ended, Ended::Fetched) && !answer.valid && answer.reason() == Validity::NotSuccessful && tokio::time::Instant::now() < deadline {
+        while matches!(ended, Ended::Fetched) && !answer.valid && answer.reason() == Validity::NotSuccessful && tokio::time::Instant::now() < deadline
+        {
             tokio::time::sleep(NOTED_INTERVAL).await;
             answer = self.shared.runs.validate_query(job_id).await?;
         }
         let reason = answer.reason();
         // `valid` is what counts; a reason from a newer scheduler may be unknown here.
-        let validity = if answer.valid { Validity::Ok } else if reason == Validity::Ok { Validity::Unknown } else { reason };
+        let validity = if answer.valid {
+            Validity::Ok
+        } else if reason == Validity::Ok {
+            Validity::Unknown
+        } else {
+            reason
+        };
         Ok((validity, answer.detail))
     }
 
@@ -262,19 +267,18 @@ impl Cluster {
 async fn within<T>(timeout: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout {
         None => work.await,
-        Some(timeout) => tokio::time::timeout(timeout, work)
-            .await
-            .unwrap_or_else(|_| Err(Error::new(ErrorCode::Timeout, format!("the query did not end within query.timeout ({timeout:?}); it was cancelled")))),
+        Some(timeout) => tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorCode::Timeout, format!("the query did not end within query.timeout ({timeout:?}); it was cancelled")))
+        }),
     }
 }
 
 /// No plan that executors run may commit: statements that change tables are planned in the driver, which alone commits.
 fn refuse_commits(plan: &LogicalPlan) -> Result<()> {
     match plan {
-        LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) => Err(Error::new(
-            ErrorCode::Internal,
-            format!("a {} statement cannot be sent to a cluster; it is the driver's to plan", plan.display()),
-        )),
+        LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) => {
+            Err(Error::new(ErrorCode::Internal, format!("a {} statement cannot be sent to a cluster; it is the driver's to plan", plan.display())))
+        }
         _ => Ok(()),
     }
 }

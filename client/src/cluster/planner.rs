@@ -139,10 +139,9 @@ impl ExecutionPlan for ClusterQueryExec {
             return Err(DataFusionError::Internal(format!("ClusterQueryExec has no partition {partition}")));
         }
         let (cluster, plan, state) = (self.cluster.clone(), self.plan.clone(), self.state.clone());
-        let rows = stream::once(async move {
-            cluster.execute_logical(plan, &state).await.map_err(|error| DataFusionError::External(Box::new(error)))
-        })
-        .try_flatten();
+        let rows =
+            stream::once(async move { cluster.execute_logical(plan, &state).await.map_err(|error| DataFusionError::External(Box::new(error))) })
+                .try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 }

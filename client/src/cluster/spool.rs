@@ -73,9 +73,8 @@ impl Spool {
     pub(crate) async fn into_stream(self) -> Result<BoxStream<'static, datafusion::error::Result<RecordBatch>>> {
         let memory = stream::iter(self.memory.into_iter().map(Ok));
         let Some(writer) = self.disk else { return Ok(memory.boxed()) };
-        let reader = tokio::task::spawn_blocking(move || reopen(writer))
-            .await
-            .map_err(|e| Error::internal(format!("the spool's writer panicked: {e}")))??;
+        let reader =
+            tokio::task::spawn_blocking(move || reopen(writer)).await.map_err(|e| Error::internal(format!("the spool's writer panicked: {e}")))??;
         Ok(memory.chain(read(reader)).boxed())
     }
 
@@ -132,7 +131,11 @@ pub(crate) fn conform(batch: RecordBatch, schema: &SchemaRef) -> datafusion::err
         return Ok(batch);
     }
     if batch.num_columns() != schema.fields().len() {
-        return Err(DataFusionError::Internal(format!("the cluster returned {} columns where {} were planned", batch.num_columns(), schema.fields().len())));
+        return Err(DataFusionError::Internal(format!(
+            "the cluster returned {} columns where {} were planned",
+            batch.num_columns(),
+            schema.fields().len()
+        )));
     }
     let columns = batch
         .columns()

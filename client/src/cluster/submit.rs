@@ -106,7 +106,10 @@ impl Submitted {
                 }
                 Ok(None) => answered = Instant::now(),
                 Err(status) if answered.elapsed() > OUTAGE_LIMIT => {
-                    return Err(Error::new(ErrorCode::SchedulerUnreachable, format!("the scheduler is away for {OUTAGE_LIMIT:?}: {}", status.message())));
+                    return Err(Error::new(
+                        ErrorCode::SchedulerUnreachable,
+                        format!("the scheduler is away for {OUTAGE_LIMIT:?}: {}", status.message()),
+                    ));
                 }
                 Err(status) => tracing::debug!(job_id = self.job_id, %status, "no answer about a query; asking again"),
             }

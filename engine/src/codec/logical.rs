@@ -46,7 +46,13 @@ impl LogicalExtensionCodec for ChainLogicalCodec {
         }
     }
 
-    fn try_decode_table_provider(&self, buf: &[u8], table_ref: &TableReference, schema: SchemaRef, ctx: &TaskContext) -> Result<Arc<dyn TableProvider>> {
+    fn try_decode_table_provider(
+        &self,
+        buf: &[u8],
+        table_ref: &TableReference,
+        schema: SchemaRef,
+        ctx: &TaskContext,
+    ) -> Result<Arc<dyn TableProvider>> {
         match open(buf) {
             Some((Owner::Lakehouse, payload)) => decoded(codec::try_decode_table_provider(payload, &self.store)),
             Some((Owner::MemoryTable, payload)) => Ok(Arc::new(memtable::decode(payload, schema)?)),
@@ -64,9 +70,9 @@ impl LogicalExtensionCodec for ChainLogicalCodec {
             memtable::encode(table, &node.schema(), &mut payload)?;
             return seal(Owner::MemoryTable, Ok(payload), buf);
         }
-        self.ballista.try_encode_table_provider(table_ref, node, buf).map_err(|_| {
-            DataFusionError::NotImplemented(format!("table {table_ref} lives only in this process and cannot be read by a cluster"))
-        })
+        self.ballista
+            .try_encode_table_provider(table_ref, node, buf)
+            .map_err(|_| DataFusionError::NotImplemented(format!("table {table_ref} lives only in this process and cannot be read by a cluster")))
     }
 
     fn try_decode_file_format(&self, buf: &[u8], ctx: &TaskContext) -> Result<Arc<dyn FileFormatFactory>> {

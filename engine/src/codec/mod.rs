@@ -36,7 +36,9 @@ fn seal(owner: Owner, payload: chainalytics_common::Result<Vec<u8>>, buf: &mut V
 fn decoded<T>(result: Option<chainalytics_common::Result<T>>) -> Result<T> {
     match result {
         Some(result) => result.map_err(external),
-        None => Err(DataFusionError::Plan("a plan holds a node that this version does not know; driver and cluster must be of one version".to_owned())),
+        None => {
+            Err(DataFusionError::Plan("a plan holds a node that this version does not know; driver and cluster must be of one version".to_owned()))
+        }
     }
 }
 

@@ -67,8 +67,7 @@ impl OpenLogs {
     }
 
     pub(super) async fn flush_all(&mut self) {
-        let waiting: Vec<String> =
-            self.open.iter().filter(|(_, log)| !log.gathered.is_empty()).map(|(run_id, _)| run_id.clone()).collect();
+        let waiting: Vec<String> = self.open.iter().filter(|(_, log)| !log.gathered.is_empty()).map(|(run_id, _)| run_id.clone()).collect();
         for run_id in waiting {
             if let Err(error) = self.flush(&run_id).await {
                 tracing::warn!(run_id, %error, "run log not written");
@@ -157,22 +156,9 @@ async fn open(path: &Path) -> LogResult<OpenLog> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
         Err(error) => return Err(LogError::io("read", path)(error)),
     };
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .await
-        .map_err(LogError::io("open", path))?;
+    let file = OpenOptions::new().create(true).append(true).open(path).await.map_err(LogError::io("open", path))?;
     file.set_len(length).await.map_err(LogError::io("truncate", path))?;
-    Ok(OpenLog {
-        file,
-        gathered: Vec::new(),
-        used: Instant::now(),
-        length,
-        progress_written: 0,
-        progress_at: None,
-        progress_held: None,
-    })
+    Ok(OpenLog { file, gathered: Vec::new(), used: Instant::now(), length, progress_written: 0, progress_at: None, progress_held: None })
 }
 
 fn gather(into: &mut Vec<u8>, event: &RunEvent) {

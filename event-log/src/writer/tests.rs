@@ -71,7 +71,14 @@ fn whole_run(run_id: &str) -> Vec<RunEvent> {
             stages_done: 2,
             ..QueryEnded::default()
         }),
-        RunEvent::StreamingBatch(StreamingBatch { query: "events".into(), batch: 7, input_rows: 100, written_rows: 99, dead_letter_rows: 1, ..StreamingBatch::default() }),
+        RunEvent::StreamingBatch(StreamingBatch {
+            query: "events".into(),
+            batch: 7,
+            input_rows: 100,
+            written_rows: 99,
+            dead_letter_rows: 1,
+            ..StreamingBatch::default()
+        }),
         progress(10),
         ended(RunState::Finished),
     ]

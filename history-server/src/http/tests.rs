@@ -44,8 +44,7 @@ impl History {
     }
 
     async fn get(&self, path: &str) -> (StatusCode, Value) {
-        let response =
-            router(Arc::clone(&self.shared)).oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let response = router(Arc::clone(&self.shared)).oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
         let status = response.status();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
@@ -72,12 +71,30 @@ async fn write_run(events: &Path, run_id: &str, at_ms: i64, ends: bool) {
     let writer = RunLogWriter::start(events, RunLogOptions::default()).await.unwrap();
     let job_id = format!("job-of-{run_id}");
     let mut run = vec![
-        RunEvent::RunSubmitted(RunSubmitted { run_id: run_id.into(), name: "gold".into(), job: "gold_aggregation".into(), at_ms, ..RunSubmitted::default() }),
+        RunEvent::RunSubmitted(RunSubmitted {
+            run_id: run_id.into(),
+            name: "gold".into(),
+            job: "gold_aggregation".into(),
+            at_ms,
+            ..RunSubmitted::default()
+        }),
         RunEvent::RunStarted(RunStarted { attempt: 1, at_ms: at_ms + 1, driver_location: None }),
-        RunEvent::QueryRegistered(QueryRegistered { job_id: job_id.clone(), attempt: 1, label: "join".into(), statement: "SELECT 1".into(), at_ms: at_ms + 2 }),
+        RunEvent::QueryRegistered(QueryRegistered {
+            job_id: job_id.clone(),
+            attempt: 1,
+            label: "join".into(),
+            statement: "SELECT 1".into(),
+            at_ms: at_ms + 2,
+        }),
     ];
     if ends {
-        run.push(RunEvent::QueryEnded(QueryEnded { job_id, state: QueryState::Succeeded, validity: Validity::Valid, ended_at_ms: at_ms + 3, ..QueryEnded::default() }));
+        run.push(RunEvent::QueryEnded(QueryEnded {
+            job_id,
+            state: QueryState::Succeeded,
+            validity: Validity::Valid,
+            ended_at_ms: at_ms + 3,
+            ..QueryEnded::default()
+        }));
         run.push(RunEvent::RunEnded(RunEnded { state: RunState::Finished, at_ms: at_ms + 4, ..RunEnded::default() }));
     }
     for event in run {

@@ -10,8 +10,8 @@ use chainalytics_streaming::exec::Tombstones;
 use chainalytics_streaming::registry::{Lookup, RegistryOptions, SchemaRegistry, SchemaType};
 use chainalytics_streaming::stream::{TopicResolver, TopicSubscription};
 use chainalytics_streaming::topics::{
-    FieldKind, LINEAGE_COLUMNS, PLATFORM_TOPICS, RecordSchema, avro_fields, bronze_schema, dead_letters_schema, json_schema_fields, platform_topic, record_of_table,
-    record_of_writer,
+    FieldKind, LINEAGE_COLUMNS, PLATFORM_TOPICS, RecordSchema, avro_fields, bronze_schema, dead_letters_schema, json_schema_fields, platform_topic,
+    record_of_table, record_of_writer,
 };
 
 use crate::setup::BRONZE_PROPERTIES;
@@ -44,8 +44,9 @@ impl TopicResolver for TopicTables {
         let (schema, event_time) = match (definition, &found) {
             (Some(definition), _) => (definition.schema, Some(definition.event_time)),
             (None, Some(table)) => {
-                let schema = record_of_table(table.schema(), None)
-                    .map_err(|reason| Error::new(ErrorCode::SchemaMismatch, format!("table {ident} for topic '{topic}': {reason}, which no record can fill")))?;
+                let schema = record_of_table(table.schema(), None).map_err(|reason| {
+                    Error::new(ErrorCode::SchemaMismatch, format!("table {ident} for topic '{topic}': {reason}, which no record can fill"))
+                })?;
                 let event_time = event_time_of(&schema);
                 (schema, event_time)
             }

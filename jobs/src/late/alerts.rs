@@ -58,7 +58,8 @@ pub(crate) fn alerts(topic: &str, figures: &BatchFigures) -> Vec<Alert> {
     }
     let missing = figures.completeness.missing();
     if missing > 0 {
-        let message = format!("{missing} of {} log positions of {topic} are neither in bronze nor among the dead letters", figures.completeness.expected);
+        let message =
+            format!("{missing} of {} log positions of {topic} are neither in bronze nor among the dead letters", figures.completeness.expected);
         tell("INCOMPLETE", "critical", "completeness", figures.completeness.completeness(), 1.0, message);
     }
     if figures.idle_partitions > 0 {
@@ -102,9 +103,6 @@ mod tests {
             days_requested: 2,
         };
         let kinds: Vec<_> = alerts("t", &figures).into_iter().map(|a| a.kind).collect();
-        assert_eq!(
-            kinds,
-            ["LATE_SHARE", "TOO_LATE", "AVERAGE_DELAY", "MAX_DELAY", "INCOMPLETE", "IDLE_PARTITION", "REPROCESSING_REQUESTED"]
-        );
+        assert_eq!(kinds, ["LATE_SHARE", "TOO_LATE", "AVERAGE_DELAY", "MAX_DELAY", "INCOMPLETE", "IDLE_PARTITION", "REPROCESSING_REQUESTED"]);
     }
 }

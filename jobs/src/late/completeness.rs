@@ -54,9 +54,8 @@ pub(crate) fn by_hour(start: &BTreeMap<i32, i64>, stored: &[Stored]) -> BTreeMap
     let mut at: BTreeMap<i32, i64> = start.clone();
     for s in &ordered {
         // The least first offset of a new partition may be a dead letter's.
-        at.entry(s.partition).or_insert_with(|| {
-            ordered.iter().filter(|o| o.partition == s.partition).map(|o| o.first_offset).min().unwrap_or(s.first_offset)
-        });
+        at.entry(s.partition)
+            .or_insert_with(|| ordered.iter().filter(|o| o.partition == s.partition).map(|o| o.first_offset).min().unwrap_or(s.first_offset));
     }
     for s in ordered {
         let hour = hours.entry(s.hour).or_default();

@@ -112,7 +112,8 @@ async fn handle(context: &JobContext, args: &Args, layer: &Layer, topic: &str, n
     let known = tables::read_watermarks(context, topic).await?;
     // Dead letters first: a stream commits them with or before the rows beside them, so that the bronze table, looked at later, has every row
     // before the last dead letter.
-    let dead = span(context, &format!("(SELECT * FROM bronze_dead_letters WHERE kafka_topic = {}) AS d", text(topic)), "ingested_at", start.clone()).await?;
+    let dead =
+        span(context, &format!("(SELECT * FROM bronze_dead_letters WHERE kafka_topic = {}) AS d", text(topic)), "ingested_at", start.clone()).await?;
     let new = span(context, layer.bronze, layer.time, start.clone()).await?;
     if new.rows == 0 && dead.rows == 0 {
         return Ok(Handled { watermark: known.watermark, ..Handled::default() });

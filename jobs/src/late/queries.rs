@@ -45,9 +45,8 @@ impl<'a> Queries<'a> {
         let time = self.layer.time;
         let counts: Vec<String> =
             CATEGORIES.iter().map(|c| format!("count(*) FILTER (WHERE late_category = {}) AS {}", text(c.name), c.column)).collect();
-        let running = format!(
-            "max({time}) OVER (PARTITION BY kafka_partition ORDER BY kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
-        );
+        let running =
+            format!("max({time}) OVER (PARTITION BY kafka_partition ORDER BY kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)");
         let seen = if self.before.is_empty() { running } else { format!("greatest({running}, {})", self.before) };
         format!(
             "SELECT kafka_partition, count(*) AS n, {}, avg(CAST({} AS DOUBLE)) AS average_score, avg(delay_hours) * 3600.0 AS average_delay_s, \

@@ -63,7 +63,10 @@ impl Job for QualityChecks {
         let wanted = |table: &str| args.tables.is_empty() || args.tables.iter().any(|t| t == table);
         if let Some(unknown) = args.tables.iter().find(|t| !TABLES.iter().any(|rules| rules.table == t.as_str())) {
             let known: Vec<&str> = TABLES.iter().map(|rules| rules.table).collect();
-            return Err(Error::new(ErrorCode::InvalidArgument, format!("no checks are known for table {unknown:?}; there are some for {}", known.join(", "))));
+            return Err(Error::new(
+                ErrorCode::InvalidArgument,
+                format!("no checks are known for table {unknown:?}; there are some for {}", known.join(", ")),
+            ));
         }
         let tables: Vec<&TableRules> = TABLES.iter().filter(|rules| wanted(rules.table)).collect();
         let mut report = Report::default();
@@ -151,7 +154,15 @@ async fn table(context: &JobContext, rules: &TableRules, freshness: Duration, no
         report.share(table, "completeness", format!("null_{column}"), rows.count(0, &format!("null_{column}")), n, 0.0, Severity::Critical);
     }
     for column in rules.others {
-        report.share(table, "completeness", format!("null_{column}"), rows.count(0, &format!("null_{column}")), n, rules::NULLS_MAX, Severity::Warning);
+        report.share(
+            table,
+            "completeness",
+            format!("null_{column}"),
+            rows.count(0, &format!("null_{column}")),
+            n,
+            rules::NULLS_MAX,
+            Severity::Warning,
+        );
     }
     for (name, _) in rules.ranges {
         report.share(table, "range", *name, rows.count(0, &format!("rule_{name}")), n, 0.0, Severity::Critical);
@@ -168,7 +179,8 @@ async fn table(context: &JobContext, rules: &TableRules, freshness: Duration, no
         }
     }
     for (key, most) in rules.unique {
-        let query = format!("SELECT coalesce(sum(n - 1), 0) AS repeated FROM (SELECT count(*) AS n FROM {table} GROUP BY {key} HAVING count(*) > 1) AS r");
+        let query =
+            format!("SELECT coalesce(sum(n - 1), 0) AS repeated FROM (SELECT count(*) AS n FROM {table} GROUP BY {key} HAVING count(*) > 1) AS r");
         let repeated = fetch(context.session(), &query).await?.count(0, "repeated");
         let severity = if *most > 0.0 { Severity::Warning } else { Severity::Critical };
         report.share(table, "uniqueness", format!("repeated({key})"), repeated, n, *most, severity);
@@ -228,7 +240,15 @@ async fn platform(context: &JobContext, report: &mut Report) -> Result<()> {
         // Before gold has caught up, its revenue is not yet silver's.
         if behind == 0 {
             let difference = fetch(session, rules::REVENUE).await?.double(0, "value");
-            report.value("gold_daily_business_summary", "consistency", "revenue_difference", difference, Some(1e-6), Severity::Critical, String::new());
+            report.value(
+                "gold_daily_business_summary",
+                "consistency",
+                "revenue_difference",
+                difference,
+                Some(1e-6),
+                Severity::Critical,
+                String::new(),
+            );
         }
         let deviation = fetch(session, rules::VOLUME).await?.double(0, "value");
         let most = Some(rules::VOLUME_DEVIATION_MAX);
@@ -237,19 +257,43 @@ async fn platform(context: &JobContext, report: &mut Report) -> Result<()> {
     if exists(context, "monitoring_completeness").await? {
         let query = "SELECT coalesce(sum(missing), 0) AS missing, coalesce(sum(expected), 0) AS expected FROM monitoring_completeness";
         let rows = fetch(session, query).await?;
-        report.share("monitoring_completeness", "completeness", "missing_positions", rows.count(0, "missing"), rows.count(0, "expected"), 0.0, Severity::Critical);
+        report.share(
+            "monitoring_completeness",
+            "completeness",
+            "missing_positions",
+            rows.count(0, "missing"),
+            rows.count(0, "expected"),
+            0.0,
+            Severity::Critical,
+        );
     }
     if exists(context, "bronze_streaming_events_late").await? && exists(context, "bronze_streaming_events").await? {
         let query = "SELECT l.n AS late, o.n AS on_time FROM (SELECT count(*) AS n FROM bronze_streaming_events_late) AS l \
                      CROSS JOIN (SELECT count(*) AS n FROM bronze_streaming_events) AS o";
         let rows = fetch(session, query).await?;
-        report.share("bronze_streaming_events_late", "sla", "late_share", rows.count(0, "late"), rows.count(0, "on_time"), rules::LATE_SHARE_MAX, Severity::Warning);
+        report.share(
+            "bronze_streaming_events_late",
+            "sla",
+            "late_share",
+            rows.count(0, "late"),
+            rows.count(0, "on_time"),
+            rules::LATE_SHARE_MAX,
+            Severity::Warning,
+        );
     }
     if exists(context, "bronze_dead_letters").await? {
         let query = "SELECT d.n AS dead, b.n AS rows FROM (SELECT count(*) AS n FROM bronze_dead_letters WHERE kafka_topic = 'user-events') AS d \
                      CROSS JOIN (SELECT count(*) AS n FROM bronze_user_events) AS b";
         let rows = fetch(session, query).await?;
-        report.share("bronze_dead_letters", "validity", "dead_letter_share", rows.count(0, "dead"), rows.count(0, "rows"), rules::DEAD_LETTERS_MAX, Severity::Warning);
+        report.share(
+            "bronze_dead_letters",
+            "validity",
+            "dead_letter_share",
+            rows.count(0, "dead"),
+            rows.count(0, "rows"),
+            rules::DEAD_LETTERS_MAX,
+            Severity::Warning,
+        );
     }
     Ok(())
 }

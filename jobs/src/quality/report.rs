@@ -72,7 +72,16 @@ impl Report {
 
     /// The share `part / whole` as a finding; nothing to say of an empty table.
     #[allow(clippy::cast_precision_loss)]
-    pub(super) fn share(&mut self, table: &str, check: &'static str, metric: impl Into<String>, part: u64, whole: u64, threshold: f64, severity: Severity) {
+    pub(super) fn share(
+        &mut self,
+        table: &str,
+        check: &'static str,
+        metric: impl Into<String>,
+        part: u64,
+        whole: u64,
+        threshold: f64,
+        severity: Severity,
+    ) {
         let metric = metric.into();
         let value = (whole > 0).then(|| part as f64 / whole as f64);
         let message = format!("{part} of {whole} rows");
@@ -80,7 +89,15 @@ impl Report {
     }
 
     #[allow(clippy::cast_precision_loss)]
-    pub(super) fn count(&mut self, table: &str, check: &'static str, metric: impl Into<String>, value: u64, threshold: Option<u64>, severity: Severity) {
+    pub(super) fn count(
+        &mut self,
+        table: &str,
+        check: &'static str,
+        metric: impl Into<String>,
+        value: u64,
+        threshold: Option<u64>,
+        severity: Severity,
+    ) {
         let (value, threshold) = (Some(value as f64), threshold.map(|t| t as f64));
         self.value(table, check, metric, value, threshold, severity, String::new());
     }

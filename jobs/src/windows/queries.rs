@@ -105,7 +105,9 @@ impl<'a> Queries<'a> {
         let grouped = fetch(context.session(), &self.grouped()).await?;
         let mut partials = Vec::with_capacity(grouped.len());
         for row in 0..grouped.len() {
-            let (Some(key), Some(start), Some(figures)) = (grouped.text(row, "window_key"), grouped.long(row, "window_start"), figures(&grouped, row)) else {
+            let (Some(key), Some(start), Some(figures)) =
+                (grouped.text(row, "window_key"), grouped.long(row, "window_start"), figures(&grouped, row))
+            else {
                 return Err(Error::internal("a window without key, beginning or figures"));
             };
             partials.push(Partial { key, start, figures, late: grouped.boolean(row, "late").unwrap_or(false) });

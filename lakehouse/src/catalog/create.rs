@@ -4,8 +4,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use chainalytics_common::Result;
 use iceberg::spec::{
-    FormatVersion, NullOrder, Schema, SortDirection, SortField, SortOrder, TableMetadata, TableMetadataBuilder,
-    Transform, UnboundPartitionSpec,
+    FormatVersion, NullOrder, Schema, SortDirection, SortField, SortOrder, TableMetadata, TableMetadataBuilder, Transform, UnboundPartitionSpec,
 };
 use uuid::Uuid;
 
@@ -166,8 +165,7 @@ impl Definition {
     pub(super) fn first_metadata(self, location: String) -> Result<TableMetadata> {
         let (spec, order) = (self.spec, self.sort_order);
         let builder =
-            TableMetadataBuilder::new(self.schema, spec, order, location, self.format_version, self.properties)
-                .map_err(err::iceberg_input)?;
+            TableMetadataBuilder::new(self.schema, spec, order, location, self.format_version, self.properties).map_err(err::iceberg_input)?;
         Ok(builder.build().map_err(err::iceberg_input)?.metadata)
     }
 
@@ -198,9 +196,7 @@ fn sort_order(schema: &Schema, columns: &[String]) -> Result<SortOrder> {
     }
     let mut builder = SortOrder::builder();
     for column in columns {
-        let source_id = schema
-            .field_id_by_name(column)
-            .ok_or_else(|| err::invalid(format!("sort column '{column}' is not in the schema")))?;
+        let source_id = schema.field_id_by_name(column).ok_or_else(|| err::invalid(format!("sort column '{column}' is not in the schema")))?;
         builder.with_sort_field(SortField {
             source_id,
             transform: Transform::Identity,

@@ -24,9 +24,9 @@ pub(crate) use create::{parse_transform, partition_spec};
 use rest::RestCatalog;
 pub use rest::RestOptions;
 use sql::{SqlCatalog, SqlOptions};
+pub(crate) use swap::Swap;
 pub use swap::TableCommit;
 pub use views::ViewDefinition;
-pub(crate) use swap::Swap;
 
 /// How to reach the catalog.
 #[derive(Debug, Clone)]
@@ -116,9 +116,7 @@ impl Catalog {
             return rest.find_table(ident, &self.store).await;
         }
         match self.metadata_location(ident).await? {
-            Some(location) => {
-                Table::from_metadata_location(ident.clone(), &location, Arc::clone(&self.store)).await.map(Some)
-            }
+            Some(location) => Table::from_metadata_location(ident.clone(), &location, Arc::clone(&self.store)).await.map(Some),
             None => Ok(None),
         }
     }

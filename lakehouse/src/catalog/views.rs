@@ -121,9 +121,7 @@ impl Catalog {
             .find(|version| version["version-id"].as_i64() == Some(i64::from(current)))
             .ok_or_else(|| broken("its current version is missing"))?;
         let texts = version["representations"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let of_dialect = |dialect: &str| {
-            texts.iter().find(|text| text["dialect"].as_str().is_some_and(|d| d.eq_ignore_ascii_case(dialect)))
-        };
+        let of_dialect = |dialect: &str| texts.iter().find(|text| text["dialect"].as_str().is_some_and(|d| d.eq_ignore_ascii_case(dialect)));
         let text = of_dialect(DIALECT).or_else(|| of_dialect("spark")).or_else(|| texts.first());
         let sql = text.and_then(|text| text["sql"].as_str()).ok_or_else(|| broken("it has no SQL"))?;
         let definition = ViewDefinition {
@@ -149,9 +147,7 @@ fn metadata_of(view: &ViewDefinition, location: &str, previous: Option<Value>) -
             "properties": {},
         })
     });
-    let highest = |list: &Value, key: &str| {
-        list.as_array().into_iter().flatten().filter_map(|entry| entry[key].as_i64()).max()
-    };
+    let highest = |list: &Value, key: &str| list.as_array().into_iter().flatten().filter_map(|entry| entry[key].as_i64()).max();
     let schema_id = highest(&json["schemas"], "schema-id").map_or(0, |id| id + 1);
     let version_id = highest(&json["versions"], "version-id").map_or(1, |id| id + 1);
     let schema = arrow_schema::from_arrow(&view.schema)?;
@@ -168,8 +164,7 @@ fn metadata_of(view: &ViewDefinition, location: &str, previous: Option<Value>) -
     });
     push(&mut json["versions"], version);
     // Schemas of versions that are forgotten go with them.
-    let used: Vec<Option<i64>> =
-        json["versions"].as_array().into_iter().flatten().map(|version| version["schema-id"].as_i64()).collect();
+    let used: Vec<Option<i64>> = json["versions"].as_array().into_iter().flatten().map(|version| version["schema-id"].as_i64()).collect();
     if let Some(schemas) = json["schemas"].as_array_mut() {
         schemas.push(schema);
         schemas.retain(|schema| used.contains(&schema["schema-id"].as_i64()));

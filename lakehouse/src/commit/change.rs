@@ -129,12 +129,7 @@ impl TableChange {
     }
 
     /// Replaces files by others with the same rows (compaction). Files that others add meanwhile are untouched.
-    pub fn rewrite(
-        ident: TableIdent,
-        base: i64,
-        removed: impl IntoIterator<Item = String>,
-        added: Vec<DataFileInfo>,
-    ) -> Self {
+    pub fn rewrite(ident: TableIdent, base: i64, removed: impl IntoIterator<Item = String>, added: Vec<DataFileInfo>) -> Self {
         Self::new(ident, Some(FileChange::Rewrite { added, removed: removed.into_iter().collect(), base, keep_sequence: true }))
     }
 

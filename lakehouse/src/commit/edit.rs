@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use arrow::datatypes::SchemaRef;
 use chainalytics_common::Result;
-use iceberg::spec::{
-    FormatVersion, NestedField, NestedFieldRef, Schema, SortOrder, StructType, TableMetadata, TableMetadataBuilder, Type,
-};
+use iceberg::spec::{FormatVersion, NestedField, NestedFieldRef, Schema, SortOrder, StructType, TableMetadata, TableMetadataBuilder, Type};
 
 use super::change::TableChange;
 use super::layout_change::{self, PartitionEdit, SortTerm};
@@ -65,11 +63,7 @@ impl TableChange {
 }
 
 /// Adds the changes to the builder; `metadata` is what it was made from.
-pub(super) fn apply(
-    mut builder: TableMetadataBuilder,
-    metadata: &TableMetadata,
-    edits: &[TableEdit],
-) -> Result<TableMetadataBuilder> {
+pub(super) fn apply(mut builder: TableMetadataBuilder, metadata: &TableMetadata, edits: &[TableEdit]) -> Result<TableMetadataBuilder> {
     let mut schema = metadata.current_schema().as_ref().clone();
     for edit in edits {
         match edit {
@@ -82,8 +76,7 @@ pub(super) fn apply(
             TableEdit::Schema(_) | TableEdit::Partition(_) | TableEdit::SortOrder(_) => {}
         }
     }
-    let schema_edits: Vec<&SchemaEdit> =
-        edits.iter().filter_map(|edit| if let TableEdit::Schema(edit) = edit { Some(edit) } else { None }).collect();
+    let schema_edits: Vec<&SchemaEdit> = edits.iter().filter_map(|edit| if let TableEdit::Schema(edit) = edit { Some(edit) } else { None }).collect();
     if !schema_edits.is_empty() {
         schema = schema_change::edited(metadata, schema_edits.into_iter())?;
         builder = builder.add_current_schema(schema.clone()).map_err(err::iceberg_input)?;

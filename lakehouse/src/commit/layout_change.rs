@@ -3,8 +3,7 @@
 
 use chainalytics_common::{Error, ErrorCode, Result};
 use iceberg::spec::{
-    FormatVersion, NullOrder, Schema, SortDirection, SortField, SortOrder, TableMetadata, Transform,
-    UnboundPartitionField, UnboundPartitionSpec,
+    FormatVersion, NullOrder, Schema, SortDirection, SortField, SortOrder, TableMetadata, Transform, UnboundPartitionField, UnboundPartitionSpec,
 };
 
 use super::schema_change::{ColumnPath, find_column};
@@ -56,8 +55,7 @@ pub(super) fn edited_spec<'a>(
 ) -> Result<UnboundPartitionSpec> {
     let is_v1 = metadata.format_version() == FormatVersion::V1;
     let spec = metadata.default_partition_spec();
-    let mut fields: Vec<UnboundPartitionField> =
-        spec.fields().iter().map(|field| field.clone().into_unbound()).collect();
+    let mut fields: Vec<UnboundPartitionField> = spec.fields().iter().map(|field| field.clone().into_unbound()).collect();
     for edit in edits {
         match edit {
             PartitionEdit::Add { term, name } => add(&mut fields, schema, term, name.as_deref(), None)?,
@@ -88,13 +86,7 @@ fn remove(fields: &mut Vec<UnboundPartitionField>, at: usize, is_v1: bool) {
     field.name = format!("{}_{id}", field.name);
 }
 
-fn add(
-    fields: &mut Vec<UnboundPartitionField>,
-    schema: &Schema,
-    term: &Term,
-    name: Option<&str>,
-    at: Option<usize>,
-) -> Result<()> {
+fn add(fields: &mut Vec<UnboundPartitionField>, schema: &Schema, term: &Term, name: Option<&str>, at: Option<usize>) -> Result<()> {
     let (source_id, transform) = resolve(schema, term)?;
     if fields.iter().any(|field| field.source_id == source_id && field.transform == transform) {
         return Err(exists(format!("the table is partitioned by {transform} of '{}' already", term.column.join("."))));
@@ -128,23 +120,16 @@ fn find(fields: &[UnboundPartitionField], schema: &Schema, target: &PartitionTar
     };
     let known: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
     at.ok_or_else(|| {
-        Error::new(
-            ErrorCode::NotFound,
-            format!("the table has no partition field {text}; its partition fields are [{}]", known.join(", ")),
-        )
+        Error::new(ErrorCode::NotFound, format!("the table has no partition field {text}; its partition fields are [{}]", known.join(", ")))
     })
 }
 
 fn resolve(schema: &Schema, term: &Term) -> Result<(i32, Transform)> {
     let field = find_column(schema, &term.column)?;
     let transform = parse_transform(&term.transform)?;
-    transform.result_type(&field.field_type).map_err(|_| {
-        err::invalid(format!(
-            "column '{}' of type {} cannot be transformed by {transform}",
-            term.column.join("."),
-            field.field_type
-        ))
-    })?;
+    transform
+        .result_type(&field.field_type)
+        .map_err(|_| err::invalid(format!("column '{}' of type {} cannot be transformed by {transform}", term.column.join("."), field.field_type)))?;
     Ok((field.id, transform))
 }
 

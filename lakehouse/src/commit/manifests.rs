@@ -41,19 +41,12 @@ pub(super) enum Fate {
 }
 
 impl<'a> ManifestFactory<'a> {
-    pub fn new(
-        table: &'a Table,
-        metadata: &'a TableMetadata,
-        snapshot_id: i64,
-        commit_uuid: Uuid,
-        written: &'a mut Vec<String>,
-    ) -> Self {
+    pub fn new(table: &'a Table, metadata: &'a TableMetadata, snapshot_id: i64, commit_uuid: Uuid, written: &'a mut Vec<String>) -> Self {
         Self { table, metadata, snapshot_id, commit_uuid, written, next_manifest: 0 }
     }
 
     pub(super) fn writer(&mut self, schema: SchemaRef, spec: &PartitionSpec, content: ManifestContentType) -> Result<ManifestWriter> {
-        let path =
-            format!("{}/metadata/{}-m{}.avro", self.metadata.location(), self.commit_uuid, self.next_manifest);
+        let path = format!("{}/metadata/{}-m{}.avro", self.metadata.location(), self.commit_uuid, self.next_manifest);
         self.next_manifest += 1;
         self.written.push(path.clone());
         let output = self.table.store().file_io().new_output(path).map_err(err::iceberg)?;
@@ -121,9 +114,7 @@ impl<'a> ManifestFactory<'a> {
             return Ok(manifests);
         }
         let is_small = |file: &ManifestFile| {
-            file.content == ManifestContentType::Data
-                && file.manifest_length < target_bytes / 2
-                && file.added_snapshot_id != self.snapshot_id
+            file.content == ManifestContentType::Data && file.manifest_length < target_bytes / 2 && file.added_snapshot_id != self.snapshot_id
         };
         let mut small: BTreeMap<i32, Vec<ManifestFile>> = BTreeMap::new();
         let mut result = Vec::with_capacity(manifests.len());
@@ -176,12 +167,7 @@ impl<'a> ManifestFactory<'a> {
 
     /// Writes the manifest list; returns its location and, for v3, the rows it assigned ids to.
     pub async fn manifest_list(&mut self, manifests: Vec<ManifestFile>, attempt: u32) -> Result<(String, Option<u64>)> {
-        let location = format!(
-            "{}/metadata/snap-{}-{attempt}-{}.avro",
-            self.metadata.location(),
-            self.snapshot_id,
-            self.commit_uuid
-        );
+        let location = format!("{}/metadata/snap-{}-{attempt}-{}.avro", self.metadata.location(), self.snapshot_id, self.commit_uuid);
         self.written.push(location.clone());
         let output = self.table.store().file_io().new_output(&location).map_err(err::iceberg)?;
         let writer = output.writer().await.map_err(err::iceberg)?;
@@ -191,9 +177,7 @@ impl<'a> ManifestFactory<'a> {
         let mut list = match self.metadata.format_version() {
             FormatVersion::V1 => ManifestListWriter::v1(writer, self.snapshot_id, parent),
             FormatVersion::V2 => ManifestListWriter::v2(writer, self.snapshot_id, parent, sequence_number),
-            FormatVersion::V3 => {
-                ManifestListWriter::v3(writer, self.snapshot_id, parent, sequence_number, Some(first_row_id))
-            }
+            FormatVersion::V3 => ManifestListWriter::v3(writer, self.snapshot_id, parent, sequence_number, Some(first_row_id)),
         };
         list.add_manifests(manifests.into_iter()).map_err(err::iceberg)?;
         let assigned_rows = list.next_row_id().map(|next| next - first_row_id);
@@ -209,11 +193,7 @@ pub(crate) fn target_bytes(properties: &HashMap<String, String>) -> i64 {
 
 /// The live entries of a manifest with the files they name. In v3 row ids that a data file inherits from its manifest
 /// are made explicit, as they must be once its entry moves (spec, "First Row ID Inheritance").
-pub(super) fn files_with_row_ids(
-    version: FormatVersion,
-    source: &ManifestFile,
-    manifest: &Manifest,
-) -> Result<Vec<(Arc<ManifestEntry>, DataFile)>> {
+pub(super) fn files_with_row_ids(version: FormatVersion, source: &ManifestFile, manifest: &Manifest) -> Result<Vec<(Arc<ManifestEntry>, DataFile)>> {
     let mut next_row_id = source.first_row_id.filter(|_| version == FormatVersion::V3);
     manifest
         .entries()
@@ -266,9 +246,7 @@ fn with_first_row_id(file: &DataFile, first_row_id: u64, spec_id: i32) -> Result
 
 pub(super) fn keep(writer: &mut ManifestWriter, entry: &ManifestEntry, file: DataFile) -> Result<()> {
     let sequence = entry.sequence_number.unwrap_or(0);
-    let snapshot_id = entry
-        .snapshot_id
-        .ok_or_else(|| err::metadata(format!("the entry of {} names no snapshot", entry.file_path())))?;
+    let snapshot_id = entry.snapshot_id.ok_or_else(|| err::metadata(format!("the entry of {} names no snapshot", entry.file_path())))?;
     let file_sequence = entry.file_sequence_number.or(Some(sequence));
     writer.add_existing_file(file, snapshot_id, sequence, file_sequence).map_err(err::iceberg)
 }

@@ -28,8 +28,7 @@ pub(crate) fn redefined(metadata: &TableMetadata, edits: &[TableEdit]) -> Result
 fn with_new_columns(table: &Table, change: &TableChange) -> Result<Arc<TableMetadata>> {
     let metadata = table.metadata();
     let current = metadata.current_schema();
-    let new: Vec<_> =
-        change.add_columns.iter().filter(|field| current.field_by_name(field.name()).is_none()).cloned().collect();
+    let new: Vec<_> = change.add_columns.iter().filter(|field| current.field_by_name(field.name()).is_none()).cloned().collect();
     if new.is_empty() {
         return Ok(Arc::clone(metadata));
     }
@@ -38,11 +37,8 @@ fn with_new_columns(table: &Table, change: &TableChange) -> Result<Arc<TableMeta
     }
     let mut fields: Vec<NestedFieldRef> = current.as_struct().fields().to_vec();
     fields.extend(arrow_schema::fields_from_arrow(&new.into(), metadata.last_column_id())?);
-    let schema = Schema::builder()
-        .with_fields(fields)
-        .with_identifier_field_ids(current.identifier_field_ids())
-        .build()
-        .map_err(err::iceberg_input)?;
+    let schema =
+        Schema::builder().with_fields(fields).with_identifier_field_ids(current.identifier_field_ids()).build().map_err(err::iceberg_input)?;
     let builder = metadata.as_ref().clone().into_builder(None).add_current_schema(schema).map_err(err::iceberg_input)?;
     Ok(Arc::new(builder.build().map_err(err::iceberg_input)?.metadata))
 }

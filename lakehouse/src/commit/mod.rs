@@ -29,12 +29,12 @@ use crate::ident::TableIdent;
 pub use change::{ConflictCheck, Decision, FileFilter, TableChange, Validator};
 pub use edit::{ReplaceTable, TableEdit};
 pub use layout_change::{PartitionEdit, PartitionTarget, SortTerm, Term};
+pub(crate) use manifests::target_bytes;
 pub(crate) use metadata::redefined;
+pub(crate) use name_mapping::{NAME_MAPPING, name_mapping_of};
 pub use ref_change::{RefEdit, RefMode, RefRetention};
 pub(crate) use schema_change::find_column;
 pub use schema_change::{ColumnPath, Position, SchemaEdit};
-pub(crate) use manifests::target_bytes;
-pub(crate) use name_mapping::{NAME_MAPPING, name_mapping_of};
 pub use transaction::Transaction;
 
 /// Summary key: run that wrote a snapshot.

@@ -13,8 +13,7 @@ pub(crate) const NAME_MAPPING: &str = "schema.name-mapping.default";
 /// The mapping after a change to `schema`: new columns get an entry, renamed ones a further name, and a name that a
 /// column gives up for another goes to the other.
 pub(super) fn updated(mapping: &str, schema: &Schema) -> Result<String> {
-    let mut entries: Vec<Value> =
-        serde_json::from_str(mapping).map_err(|e| err::metadata(format!("{NAME_MAPPING}: {e}")))?;
+    let mut entries: Vec<Value> = serde_json::from_str(mapping).map_err(|e| err::metadata(format!("{NAME_MAPPING}: {e}")))?;
     update(&mut entries, schema.as_struct().fields());
     serde_json::to_string(&entries).map_err(|e| err::internal(format!("name mapping: {e}")))
 }

@@ -3,9 +3,7 @@ use std::sync::Arc;
 
 use chainalytics_common::Result;
 use chrono::Utc;
-use iceberg::spec::{
-    DataContentType, DataFile, FormatVersion, ManifestFile, Operation, Snapshot, TableMetadata,
-};
+use iceberg::spec::{DataContentType, DataFile, FormatVersion, ManifestFile, Operation, Snapshot, TableMetadata};
 use uuid::Uuid;
 
 use super::carry::carried_summary;
@@ -37,13 +35,7 @@ pub(super) enum Step {
 
 /// Validates one change against a freshly loaded table and writes its new version. Every file begun is pushed to
 /// `written` first.
-pub(super) async fn prepare(
-    table: &Table,
-    change: &TableChange,
-    options: &CommitOptions,
-    attempt: u32,
-    written: &mut Vec<String>,
-) -> Result<Step> {
+pub(super) async fn prepare(table: &Table, change: &TableChange, options: &CommitOptions, attempt: u32, written: &mut Vec<String>) -> Result<Step> {
     if let Verdict::AlreadyCommitted(snapshot) = validate(table, change, options).await? {
         return Ok(Step::Done(already_committed(table, snapshot)));
     }
@@ -67,8 +59,7 @@ pub(super) async fn prepare(
         None => None,
     };
 
-    let mut builder =
-        metadata.as_ref().clone().into_builder(Some(table.metadata_location().to_owned()));
+    let mut builder = metadata.as_ref().clone().into_builder(Some(table.metadata_location().to_owned()));
     if !change.set_properties.is_empty() {
         let properties = change.set_properties.clone().into_iter().collect();
         builder = builder.set_properties(properties).map_err(err::iceberg_input)?;
@@ -96,8 +87,7 @@ pub(super) async fn prepare(
     table.store().write(&outcome.metadata_location, json.into()).await?;
     table.store().metadata_cache().put_metadata(&outcome.metadata_location, Arc::clone(&metadata));
 
-    let deletes_expired =
-        metadata.properties().get("write.metadata.delete-after-commit.enabled").is_some_and(|value| value == "true");
+    let deletes_expired = metadata.properties().get("write.metadata.delete-after-commit.enabled").is_some_and(|value| value == "true");
     Ok(Step::Ready(Box::new(Prepared {
         commit: TableCommit {
             ident: table.ident().clone(),
@@ -160,8 +150,7 @@ impl SnapshotBuild<'_> {
     ) -> Result<Snapshot> {
         let snapshot_id = self.new_snapshot_id();
         let mut changes = Changes::default();
-        let mut factory =
-            ManifestFactory::new(self.table, self.metadata, snapshot_id, Uuid::new_v4(), written);
+        let mut factory = ManifestFactory::new(self.table, self.metadata, snapshot_id, Uuid::new_v4(), written);
         let parent = self.table.head_in(self.metadata);
         let existing: Vec<ManifestFile> = match parent {
             Some(parent) => {
@@ -255,9 +244,10 @@ impl SnapshotBuild<'_> {
             if !paths.insert((info.path.as_str(), info.content_offset)) {
                 return Err(err::invalid(format!("{} is added twice", info.path)));
             }
-            let spec = self.metadata.partition_spec_by_id(info.partition_spec_id).ok_or_else(|| {
-                err::invalid(format!("{} has partition spec {}, unknown to the table", info.path, info.partition_spec_id))
-            })?;
+            let spec = self
+                .metadata
+                .partition_spec_by_id(info.partition_spec_id)
+                .ok_or_else(|| err::invalid(format!("{} has partition spec {}, unknown to the table", info.path, info.partition_spec_id)))?;
             let schema = self.metadata.current_schema();
             let partition_type = spec.partition_type(schema).map_err(err::iceberg)?;
             files.push((info.partition_spec_id, info.to_iceberg(schema, &partition_type)?));

@@ -37,11 +37,7 @@ impl Rearranged {
 
 /// Sets of manifests that one rewriting joins, and how many each becomes. Sets that are already as they should be are
 /// left out.
-pub(crate) fn plan(
-    manifests: &[ManifestFile],
-    spec_id: Option<i32>,
-    target_bytes: i64,
-) -> Vec<(Vec<ManifestFile>, usize)> {
+pub(crate) fn plan(manifests: &[ManifestFile], spec_id: Option<i32>, target_bytes: i64) -> Vec<(Vec<ManifestFile>, usize)> {
     let mut sets: BTreeMap<(bool, i32), Vec<ManifestFile>> = BTreeMap::new();
     for file in manifests.iter().filter(|file| spec_id.is_none_or(|id| file.partition_spec_id == id)) {
         let key = (file.content == ManifestContentType::Deletes, file.partition_spec_id);
@@ -68,16 +64,10 @@ struct Sortable {
 
 impl ManifestFactory<'_> {
     /// Writes the manifests that [`plan`] chooses anew.
-    pub async fn rearranged(
-        &mut self,
-        existing: Vec<ManifestFile>,
-        spec_id: Option<i32>,
-    ) -> Result<(Vec<ManifestFile>, Rearranged)> {
+    pub async fn rearranged(&mut self, existing: Vec<ManifestFile>, spec_id: Option<i32>) -> Result<(Vec<ManifestFile>, Rearranged)> {
         let sets = plan(&existing, spec_id, self.target_bytes());
-        let chosen: Vec<&str> =
-            sets.iter().flat_map(|(files, _)| files.iter().map(|file| file.manifest_path.as_str())).collect();
-        let mut result: Vec<ManifestFile> =
-            existing.iter().filter(|file| !chosen.contains(&file.manifest_path.as_str())).cloned().collect();
+        let chosen: Vec<&str> = sets.iter().flat_map(|(files, _)| files.iter().map(|file| file.manifest_path.as_str())).collect();
+        let mut result: Vec<ManifestFile> = existing.iter().filter(|file| !chosen.contains(&file.manifest_path.as_str())).cloned().collect();
         let mut done = Rearranged { kept: result.len(), ..Rearranged::default() };
         for (files, count) in sets {
             let manifests = load_all(self.table, &files).await?;

@@ -31,8 +31,18 @@ pub enum RefMode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefEdit {
     /// Points a branch or tag at a snapshot, by default the main branch's head.
-    Set { name: String, is_branch: bool, snapshot_id: Option<i64>, mode: RefMode, retention: RefRetention },
-    Drop { name: String, is_branch: bool, if_exists: bool },
+    Set {
+        name: String,
+        is_branch: bool,
+        snapshot_id: Option<i64>,
+        mode: RefMode,
+        retention: RefRetention,
+    },
+    Drop {
+        name: String,
+        is_branch: bool,
+        if_exists: bool,
+    },
 }
 
 /// Adds one change to the builder; `metadata` is what the builder was made from.
@@ -61,10 +71,7 @@ pub(super) fn apply(builder: TableMetadataBuilder, metadata: &TableMetadata, edi
             }
             let snapshot_id = match snapshot_id {
                 Some(id) if metadata.snapshot_by_id(*id).is_none() => {
-                    return Err(Error::new(
-                        ErrorCode::SnapshotNotFound,
-                        format!("there is no snapshot {id}; it may have expired"),
-                    ));
+                    return Err(Error::new(ErrorCode::SnapshotNotFound, format!("there is no snapshot {id}; it may have expired")));
                 }
                 Some(id) => *id,
                 None => metadata.current_snapshot_id().ok_or_else(|| {
@@ -76,9 +83,7 @@ pub(super) fn apply(builder: TableMetadataBuilder, metadata: &TableMetadata, edi
         }
         RefEdit::Drop { name, .. } if name == MAIN_BRANCH => Err(err::invalid("the main branch cannot be dropped")),
         RefEdit::Drop { name, is_branch, if_exists } => match refs.get(name) {
-            Some(existing) if existing.is_branch() != *is_branch => {
-                Err(err::invalid(format!("'{name}' is a {}", kind(existing.is_branch()))))
-            }
+            Some(existing) if existing.is_branch() != *is_branch => Err(err::invalid(format!("'{name}' is a {}", kind(existing.is_branch())))),
             Some(_) => Ok(builder.remove_ref(name)),
             None if *if_exists => Ok(builder),
             None => Err(missing(kind(*is_branch), name)),
@@ -89,14 +94,10 @@ pub(super) fn apply(builder: TableMetadataBuilder, metadata: &TableMetadata, edi
 /// What is not given anew stays as it was.
 fn merged(existing: Option<&SnapshotReference>, is_branch: bool, new: RefRetention) -> SnapshotRetention {
     let old = match existing.map(|existing| &existing.retention) {
-        Some(SnapshotRetention::Branch { min_snapshots_to_keep, max_snapshot_age_ms, max_ref_age_ms }) => RefRetention {
-            max_ref_age_ms: *max_ref_age_ms,
-            min_snapshots_to_keep: *min_snapshots_to_keep,
-            max_snapshot_age_ms: *max_snapshot_age_ms,
-        },
-        Some(SnapshotRetention::Tag { max_ref_age_ms }) => {
-            RefRetention { max_ref_age_ms: *max_ref_age_ms, ..RefRetention::default() }
+        Some(SnapshotRetention::Branch { min_snapshots_to_keep, max_snapshot_age_ms, max_ref_age_ms }) => {
+            RefRetention { max_ref_age_ms: *max_ref_age_ms, min_snapshots_to_keep: *min_snapshots_to_keep, max_snapshot_age_ms: *max_snapshot_age_ms }
         }
+        Some(SnapshotRetention::Tag { max_ref_age_ms }) => RefRetention { max_ref_age_ms: *max_ref_age_ms, ..RefRetention::default() },
         None => RefRetention::default(),
     };
     let max_ref_age_ms = new.max_ref_age_ms.or(old.max_ref_age_ms);

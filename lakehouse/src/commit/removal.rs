@@ -27,9 +27,7 @@ impl Removal {
                 Some(target) => vectors_of.contains(&target),
                 None => paths.contains(entry.file_path()),
             },
-            Self::Partitions { spec_id, values } => {
-                file.partition_spec_id == *spec_id && values.contains(entry.data_file.partition())
-            }
+            Self::Partitions { spec_id, values } => file.partition_spec_id == *spec_id && values.contains(entry.data_file.partition()),
         }
     }
 }
@@ -54,9 +52,7 @@ pub(super) async fn remove(
     if let Removal::Partitions { spec_id, .. } = removal
         && manifests.iter().any(|file| file.partition_spec_id != *spec_id && file.has_live_files())
     {
-        return Err(err::unsupported(
-            "overwriting partitions of a table whose older files have another partition spec; overwrite by filter",
-        ));
+        return Err(err::unsupported("overwriting partitions of a table whose older files have another partition spec; overwrite by filter"));
     }
     let mut missing: HashSet<&str> = match removal {
         Removal::Paths { paths, .. } => paths.iter().map(String::as_str).collect(),
@@ -65,8 +61,7 @@ pub(super) async fn remove(
     let mut result = Vec::with_capacity(manifests.len());
     // Only deletion vectors go: no data manifest need be read.
     let only_vectors = matches!(removal, Removal::Paths { paths, .. } if paths.is_empty());
-    let (untouched, manifests): (Vec<_>, Vec<_>) =
-        manifests.into_iter().partition(|file| only_vectors && file.content == ManifestContentType::Data);
+    let (untouched, manifests): (Vec<_>, Vec<_>) = manifests.into_iter().partition(|file| only_vectors && file.content == ManifestContentType::Data);
     result.extend(untouched);
     for chunk in manifests.chunks(super::manifests::MANIFEST_READS) {
         let loaded = load_all(factory.table, chunk).await?;
@@ -89,9 +84,7 @@ pub(super) async fn remove(
         }
     }
     match missing.into_iter().next() {
-        Some(path) => {
-            Err(err::conflict(format!("table {}: {path} was removed by another commit", factory.table.ident())))
-        }
+        Some(path) => Err(err::conflict(format!("table {}: {path} was removed by another commit", factory.table.ident()))),
         None => Ok(result),
     }
 }

@@ -17,26 +17,16 @@ pub(super) struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self {
-            retries_max: 10,
-            wait_min: Duration::from_millis(50),
-            wait_max: Duration::from_secs(5),
-            total_max: Duration::from_secs(300),
-        }
+        Self { retries_max: 10, wait_min: Duration::from_millis(50), wait_max: Duration::from_secs(5), total_max: Duration::from_secs(300) }
     }
 }
 
 impl RetryPolicy {
     pub fn from_properties(properties: &HashMap<String, String>) -> Self {
         let default = Self::default();
-        let millis = |key: &str, default: Duration| {
-            properties.get(key).and_then(|value| value.parse().ok()).map_or(default, Duration::from_millis)
-        };
+        let millis = |key: &str, default: Duration| properties.get(key).and_then(|value| value.parse().ok()).map_or(default, Duration::from_millis);
         Self {
-            retries_max: properties
-                .get("commit.retry.num-retries")
-                .and_then(|value| value.parse().ok())
-                .unwrap_or(default.retries_max),
+            retries_max: properties.get("commit.retry.num-retries").and_then(|value| value.parse().ok()).unwrap_or(default.retries_max),
             wait_min: millis("commit.retry.min-wait-ms", default.wait_min),
             wait_max: millis("commit.retry.max-wait-ms", default.wait_max),
             total_max: millis("commit.retry.total-timeout-ms", default.total_max),

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use arrow::datatypes::{FieldRef, Fields};
 use chainalytics_common::{Error, ErrorCode, Result};
 use iceberg::spec::{
-    FormatVersion, ListType, Literal, MapType, NestedField, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Schema, StructType, TableMetadata, Transform, Type,
+    FormatVersion, ListType, Literal, MapType, NestedField, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Schema, StructType, TableMetadata,
+    Transform, Type,
 };
 
 use crate::err;
@@ -30,16 +31,42 @@ pub enum Position {
 #[derive(Debug, Clone, PartialEq)]
 pub enum SchemaEdit {
     /// Adds a column below `parent` (empty: at the top). Its Arrow field carries type, nullability and comment.
-    Add { parent: ColumnPath, field: FieldRef, position: Option<Position>, if_not_exists: bool },
-    Drop { path: ColumnPath, if_exists: bool },
-    Rename { path: ColumnPath, to: String },
+    Add {
+        parent: ColumnPath,
+        field: FieldRef,
+        position: Option<Position>,
+        if_not_exists: bool,
+    },
+    Drop {
+        path: ColumnPath,
+        if_exists: bool,
+    },
+    Rename {
+        path: ColumnPath,
+        to: String,
+    },
     /// Widens a primitive column to the type of `field`.
-    Type { path: ColumnPath, field: FieldRef },
-    Required { path: ColumnPath, required: bool },
-    Comment { path: ColumnPath, text: String },
-    Move { path: ColumnPath, position: Position },
+    Type {
+        path: ColumnPath,
+        field: FieldRef,
+    },
+    Required {
+        path: ColumnPath,
+        required: bool,
+    },
+    Comment {
+        path: ColumnPath,
+        text: String,
+    },
+    Move {
+        path: ColumnPath,
+        position: Position,
+    },
     /// Sets or drops the value (Iceberg's JSON form) of rows that are written without one; format v3.
-    WriteDefault { path: ColumnPath, value: Option<String> },
+    WriteDefault {
+        path: ColumnPath,
+        value: Option<String>,
+    },
     /// Makes these the columns that identify a row.
     SetIdentifiers(Vec<ColumnPath>),
     DropIdentifiers(Vec<ColumnPath>),
@@ -60,11 +87,7 @@ pub(super) fn edited<'a>(metadata: &TableMetadata, edits: impl Iterator<Item = &
     for edit in edits {
         editor.apply(edit)?;
     }
-    let schema = Schema::builder()
-        .with_fields(editor.fields)
-        .with_identifier_field_ids(editor.identifiers)
-        .build()
-        .map_err(err::iceberg_input)?;
+    let schema = Schema::builder().with_fields(editor.fields).with_identifier_field_ids(editor.identifiers).build().map_err(err::iceberg_input)?;
     check_sources(metadata, &schema)?;
     Ok(schema)
 }
@@ -114,17 +137,13 @@ struct Editor {
 impl Editor {
     fn apply(&mut self, edit: &SchemaEdit) -> Result<()> {
         match edit {
-            SchemaEdit::Add { parent, field, position, if_not_exists } => {
-                self.add(parent, field, position.as_ref(), *if_not_exists)
-            }
+            SchemaEdit::Add { parent, field, position, if_not_exists } => self.add(parent, field, position.as_ref(), *if_not_exists),
             SchemaEdit::Drop { path, if_exists } => self.drop(path, *if_exists),
-            SchemaEdit::Rename { path, to } => change(&mut self.fields, path, &mut |siblings, at| {
-                match position_of(siblings, to) {
-                    Some(other) if other != at => Err(exists(to)),
-                    _ => {
-                        replace(siblings, at, |field| field.name.clone_from(to));
-                        Ok(())
-                    }
+            SchemaEdit::Rename { path, to } => change(&mut self.fields, path, &mut |siblings, at| match position_of(siblings, to) {
+                Some(other) if other != at => Err(exists(to)),
+                _ => {
+                    replace(siblings, at, |field| field.name.clone_from(to));
+                    Ok(())
                 }
             }),
             SchemaEdit::Type { path, field } => {
@@ -145,10 +164,7 @@ impl Editor {
                 change(&mut self.fields, path, &mut |siblings, at| {
                     let field = &siblings[at];
                     if *required && !field.required {
-                        return Err(incompatible(format!(
-                            "column '{}' cannot become NOT NULL: rows written before may hold NULL",
-                            path.join(".")
-                        )));
+                        return Err(incompatible(format!("column '{}' cannot become NOT NULL: rows written before may hold NULL", path.join("."))));
                     }
                     if !*required && identifiers.contains(&field.id) {
                         return Err(incompatible(format!(
@@ -164,9 +180,7 @@ impl Editor {
                 replace(siblings, at, |field| field.doc = (!text.is_empty()).then(|| text.clone()));
                 Ok(())
             }),
-            SchemaEdit::Move { path, position } => {
-                change(&mut self.fields, path, &mut |siblings, at| move_to(siblings, at, position))
-            }
+            SchemaEdit::Move { path, position } => change(&mut self.fields, path, &mut |siblings, at| move_to(siblings, at, position)),
             SchemaEdit::WriteDefault { path, value } => {
                 if value.is_some() && self.format_version < FormatVersion::V3 {
                     return Err(err::unsupported("defaults of columns below format-version 3"));
@@ -198,10 +212,7 @@ impl Editor {
 
     fn add(&mut self, parent: &[String], field: &FieldRef, position: Option<&Position>, lenient: bool) -> Result<()> {
         if !field.is_nullable() && !field.metadata().contains_key(arrow_schema::INITIAL_DEFAULT_KEY) {
-            return Err(incompatible(format!(
-                "new column '{}' cannot be NOT NULL: rows written before have no value",
-                field.name()
-            )));
+            return Err(incompatible(format!("new column '{}' cannot be NOT NULL: rows written before have no value", field.name())));
         }
         let new = arrow_schema::fields_from_arrow(&Fields::from(vec![Arc::clone(field)]), self.last_id)?;
         let new = new.into_iter().next().ok_or_else(|| err::internal("a field became none"))?;
@@ -288,11 +299,7 @@ impl Editor {
 }
 
 /// Runs `edit` on the siblings of the column at `path` and its position among them.
-fn change(
-    fields: &mut Vec<NestedFieldRef>,
-    path: &[String],
-    edit: &mut dyn FnMut(&mut Vec<NestedFieldRef>, usize) -> Result<()>,
-) -> Result<()> {
+fn change(fields: &mut Vec<NestedFieldRef>, path: &[String], edit: &mut dyn FnMut(&mut Vec<NestedFieldRef>, usize) -> Result<()>) -> Result<()> {
     let Some((first, rest)) = path.split_first() else {
         return Err(err::invalid("an empty column name"));
     };
@@ -347,9 +354,7 @@ fn move_to(siblings: &mut Vec<NestedFieldRef>, at: usize, position: &Position) -
         Position::After(other) if other.eq_ignore_ascii_case(&field.name) => {
             return Err(err::invalid(format!("column '{other}' cannot come after itself")));
         }
-        Position::After(other) => {
-            position_of(siblings, other).ok_or_else(|| not_found(std::slice::from_ref(other), siblings))? + 1
-        }
+        Position::After(other) => position_of(siblings, other).ok_or_else(|| not_found(std::slice::from_ref(other), siblings))? + 1,
     };
     siblings.insert(to, field);
     Ok(())
@@ -381,9 +386,7 @@ fn check_widening(path: &[String], from: &Type, to: &Type) -> Result<()> {
 fn promoted(value: Literal, to: &Type) -> Literal {
     match (value, to) {
         (Literal::Primitive(PrimitiveLiteral::Int(v)), Type::Primitive(PrimitiveType::Long)) => Literal::long(i64::from(v)),
-        (Literal::Primitive(PrimitiveLiteral::Float(v)), Type::Primitive(PrimitiveType::Double)) => {
-            Literal::double(f64::from(v.0))
-        }
+        (Literal::Primitive(PrimitiveLiteral::Float(v)), Type::Primitive(PrimitiveType::Double)) => Literal::double(f64::from(v.0)),
         (value, _) => value,
     }
 }

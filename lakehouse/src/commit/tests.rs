@@ -29,11 +29,7 @@ fn batch(ids: &[i64]) -> RecordBatch {
     let times: Vec<i64> = ids.iter().map(|id| id * DAY_MICROS).collect();
     RecordBatch::try_new(
         schema(),
-        vec![
-            Arc::new(Int64Array::from(ids.to_vec())),
-            Arc::new(StringArray::from(names)),
-            Arc::new(TimestampMicrosecondArray::from(times)),
-        ],
+        vec![Arc::new(Int64Array::from(ids.to_vec())), Arc::new(StringArray::from(names)), Arc::new(TimestampMicrosecondArray::from(times))],
     )
     .unwrap()
 }
@@ -147,9 +143,7 @@ async fn an_overwrite_fails_when_it_has_missed_something() {
     append(&lake, &table, &[9], "meanwhile").await;
 
     let replacement = write(&table, &[1]).await;
-    let overwrite = |check| {
-        TableChange::overwrite(table.ident().clone(), base, old.clone(), replacement.clone(), check)
-    };
+    let overwrite = |check| TableChange::overwrite(table.ident().clone(), base, old.clone(), replacement.clone(), check);
     let strict = overwrite(ConflictCheck::Serializable(None));
     let error = Transaction::new(&lake).add(strict).commit(CommitOptions::default()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::CommitConflict);
@@ -222,8 +216,8 @@ async fn a_refused_commit_leaves_nothing_behind() {
     );
     let error = Transaction::new(&lake).add(missing).commit(CommitOptions::default()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::CommitConflict);
-    let refused = TableChange::append(table.ident().clone(), write(&table, &[2]).await)
-        .validate(|_| Ok(Decision::Conflict("offsets differ".to_owned())));
+    let refused =
+        TableChange::append(table.ident().clone(), write(&table, &[2]).await).validate(|_| Ok(Decision::Conflict("offsets differ".to_owned())));
     let error = Transaction::new(&lake).add(refused).commit(CommitOptions::default()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::CommitConflict);
     let after: BTreeSet<String> = lake.store().list(&folder).await.unwrap().into_iter().collect();

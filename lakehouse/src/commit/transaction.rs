@@ -88,8 +88,7 @@ impl Transaction {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let round =
-                self.round(&options, attempt, &mut policy, &doubts).await.map_err(|e| while_in_doubt(e, &doubts))?;
+            let round = self.round(&options, attempt, &mut policy, &doubts).await.map_err(|e| while_in_doubt(e, &doubts))?;
             let reason = match round {
                 Round::Done(tables) => return Ok(CommitOutcome { tables, attempts: attempt }),
                 Round::Retry(reason) => reason,

@@ -1,9 +1,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chainalytics_common::Result;
-use iceberg::spec::{
-    DataContentType, DataFile, Datum, ManifestContentType, ManifestStatus, Operation, PrimitiveLiteral,
-};
+use iceberg::spec::{DataContentType, DataFile, Datum, ManifestContentType, ManifestStatus, Operation, PrimitiveLiteral};
 
 use super::change::{ConflictCheck, Decision, FileChange, TableChange};
 use super::manifests::load_all;
@@ -82,19 +80,14 @@ async fn refuse_deleted(table: &Table, base: i64, removed: &BTreeSet<String>, ke
     let manifests = table.manifests(current).await?;
     let candidates: Vec<_> = manifests
         .iter()
-        .filter(|file| {
-            file.content == ManifestContentType::Deletes && newer_than_base(table, file.added_snapshot_id, Some(base))
-        })
+        .filter(|file| file.content == ManifestContentType::Deletes && newer_than_base(table, file.added_snapshot_id, Some(base)))
         .cloned()
         .collect();
     for manifest in load_all(table, &candidates).await? {
         for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
             let unseen = entry.snapshot_id.is_some_and(|id| newer.contains(&id));
             if unseen && touches(entry.data_file(), removed, keeps_sequence) {
-                return Err(err::conflict(format!(
-                    "table {}: another commit deleted rows of files that are being compacted",
-                    table.ident()
-                )));
+                return Err(err::conflict(format!("table {}: another commit deleted rows of files that are being compacted", table.ident())));
             }
         }
     }
@@ -135,10 +128,9 @@ fn since(table: &Table, base: Option<i64>) -> Result<HashSet<i64>> {
     }
     match reached {
         true => Ok(newer),
-        false => Err(err::conflict(format!(
-            "table {}: the snapshot this was planned on ({base:?}) is no ancestor of the current one",
-            table.ident()
-        ))),
+        false => {
+            Err(err::conflict(format!("table {}: the snapshot this was planned on ({base:?}) is no ancestor of the current one", table.ident())))
+        }
     }
 }
 
@@ -152,9 +144,7 @@ async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, 
     let Some(current) = table.current_snapshot_id() else { return Ok(()) };
     let manifests = table.manifests(current).await?;
     let is_new = |id: i64| newer.contains(&id);
-    if deletes
-        && manifests.iter().any(|file| file.content == ManifestContentType::Deletes && is_new(file.added_snapshot_id))
-    {
+    if deletes && manifests.iter().any(|file| file.content == ManifestContentType::Deletes && is_new(file.added_snapshot_id)) {
         return Err(err::conflict(format!("table {}: another commit deleted rows meanwhile", table.ident())));
     }
     let ConflictCheck::Serializable(filter) = check else { return Ok(()) };
@@ -176,11 +166,7 @@ async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, 
             }
             let info = DataFileInfo::from_iceberg(&entry.data_file, file.partition_spec_id, &partition_type)?;
             if filter.as_ref().is_none_or(|filter| filter(&info)) {
-                return Err(err::conflict(format!(
-                    "table {}: another commit added {} which this change has not seen",
-                    table.ident(),
-                    info.path
-                )));
+                return Err(err::conflict(format!("table {}: another commit added {} which this change has not seen", table.ident(), info.path)));
             }
         }
     }

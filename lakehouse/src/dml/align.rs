@@ -32,13 +32,7 @@ pub enum Matching {
 }
 
 /// Projects `input` to the columns of `target`, in its order and types.
-pub fn align(
-    input: LogicalPlan,
-    target: &SchemaRef,
-    table: &str,
-    matching: &Matching,
-    casting: Casting,
-) -> Result<LogicalPlan> {
+pub fn align(input: LogicalPlan, target: &SchemaRef, table: &str, matching: &Matching, casting: Casting) -> Result<LogicalPlan> {
     let sources = sources(input.schema(), target, table, matching)?;
     let mut exprs = Vec::with_capacity(target.fields().len());
     for (field, source) in target.fields().iter().zip(sources) {
@@ -132,10 +126,7 @@ fn place(names: &[String], target: &SchemaRef, table: &str) -> Result<Vec<Option
         let at = exact.or_else(|| target.fields().iter().position(|f| f.name().eq_ignore_ascii_case(name)));
         let Some(at) = at else {
             let known: Vec<&str> = target.fields().iter().map(|f| f.name().as_str()).collect();
-            return Err(Error::new(
-                ErrorCode::SchemaMismatch,
-                format!("table {table} has no column '{name}'; it has {}", known.join(", ")),
-            ));
+            return Err(Error::new(ErrorCode::SchemaMismatch, format!("table {table} has no column '{name}'; it has {}", known.join(", "))));
         };
         if places[at].replace(index).is_some() {
             return Err(Error::new(ErrorCode::SchemaMismatch, format!("column '{name}' of table {table} is given twice")));
@@ -166,15 +157,11 @@ fn lossless(from: &DataType, to: &DataType) -> bool {
         (D::Int8 | D::Int16 | D::Int32 | D::Int64 | D::UInt8 | D::UInt16 | D::UInt32, D::Decimal128(p, s)) => {
             i32::from(*p) - i32::from(*s) >= integer_digits(from)
         }
-        (
-            D::Decimal32(p, s) | D::Decimal64(p, s) | D::Decimal128(p, s),
-            D::Decimal128(to_p, to_s),
-        ) => to_s >= s && i32::from(*to_p) - i32::from(*to_s) >= i32::from(*p) - i32::from(*s),
+        (D::Decimal32(p, s) | D::Decimal64(p, s) | D::Decimal128(p, s), D::Decimal128(to_p, to_s)) => {
+            to_s >= s && i32::from(*to_p) - i32::from(*to_s) >= i32::from(*p) - i32::from(*s)
+        }
         (D::Utf8 | D::LargeUtf8 | D::Utf8View, D::Utf8 | D::LargeUtf8 | D::Utf8View) => true,
-        (
-            D::Binary | D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_),
-            D::Binary | D::LargeBinary | D::BinaryView,
-        ) => true,
+        (D::Binary | D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_), D::Binary | D::LargeBinary | D::BinaryView) => true,
         // Tables hold microseconds; nanoseconds of engines' own functions (now(), literals) are cut to them.
         (D::Timestamp(_, None), D::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, None)) => true,
         (D::Timestamp(_, Some(_)), D::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, Some(_))) => true,
@@ -187,9 +174,7 @@ fn lossless(from: &DataType, to: &DataType) -> bool {
         }
         (D::Map(a, _), D::Map(b, _)) => match (a.data_type(), b.data_type()) {
             // Entry names differ between writers ("entries", "key_value"); order does not.
-            (D::Struct(a), D::Struct(b)) if a.len() == 2 && b.len() == 2 => {
-                a.iter().zip(b).all(|(a, b)| lossless(a.data_type(), b.data_type()))
-            }
+            (D::Struct(a), D::Struct(b)) if a.len() == 2 && b.len() == 2 => a.iter().zip(b).all(|(a, b)| lossless(a.data_type(), b.data_type())),
             _ => false,
         },
         _ => false,
@@ -207,9 +192,7 @@ fn checked(from: &DataType, to: &DataType) -> bool {
         (from, D::Date32 | D::Timestamp(_, _) | D::Time64(_)) if text(from) => true,
         (D::Timestamp(_, _), D::Timestamp(_, _) | D::Date32) => true,
         (D::Date32 | D::Date64, D::Timestamp(_, _)) => true,
-        (from, to) if text(to) => {
-            from.is_numeric() || matches!(from, D::Boolean | D::Date32 | D::Date64 | D::Timestamp(_, _) | D::Time64(_))
-        }
+        (from, to) if text(to) => from.is_numeric() || matches!(from, D::Boolean | D::Date32 | D::Date64 | D::Timestamp(_, _) | D::Time64(_)),
         (from, D::Binary | D::LargeBinary) if text(from) => true,
         (D::List(a) | D::LargeList(a), D::List(b) | D::LargeList(b)) => {
             lossless(a.data_type(), b.data_type()) || checked(a.data_type(), b.data_type())
@@ -237,29 +220,16 @@ mod tests {
 
     fn input(fields: Vec<Field>) -> LogicalPlan {
         let schema = DFSchema::try_from(Schema::new(fields)).unwrap();
-        LogicalPlan::EmptyRelation(datafusion::logical_expr::EmptyRelation {
-            produce_one_row: false,
-            schema: Arc::new(schema),
-        })
+        LogicalPlan::EmptyRelation(datafusion::logical_expr::EmptyRelation { produce_one_row: false, schema: Arc::new(schema) })
     }
 
     fn target() -> SchemaRef {
-        Arc::new(Schema::new(vec![
-            Field::new("Id", DataType::Int64, false),
-            Field::new("name", DataType::Utf8, true),
-        ]))
+        Arc::new(Schema::new(vec![Field::new("Id", DataType::Int64, false), Field::new("name", DataType::Utf8, true)]))
     }
 
     #[test]
     fn names_match_without_case_and_missing_optional_columns_are_null() {
-        let plan = align(
-            input(vec![Field::new("id", DataType::Int32, true)]),
-            &target(),
-            "t",
-            &Matching::ByName,
-            Casting::Lossless,
-        )
-        .unwrap();
+        let plan = align(input(vec![Field::new("id", DataType::Int32, true)]), &target(), "t", &Matching::ByName, Casting::Lossless).unwrap();
         assert_eq!(plan.schema().field(0).name(), "Id");
         assert_eq!(plan.schema().field(0).data_type(), &DataType::Int64);
         assert_eq!(plan.schema().field(1).data_type(), &DataType::Utf8);

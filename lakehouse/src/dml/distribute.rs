@@ -29,8 +29,7 @@ pub fn distribute(plan: LogicalPlan, table: &Table, overwrites: bool, partitions
     if !hash || partitions < 2 {
         return Ok(plan);
     }
-    let keys: Vec<Expr> =
-        table.partition_fields().iter().filter_map(|field| key(&field.source, &field.transform)).collect();
+    let keys: Vec<Expr> = table.partition_fields().iter().filter_map(|field| key(&field.source, &field.transform)).collect();
     if keys.is_empty() {
         return Ok(plan);
     }

@@ -18,9 +18,7 @@ use datafusion::common::{Column, DFSchema, JoinType, ScalarValue, TableReference
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::functions_aggregate::expr_fn::{count, max, min, sum};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, case, col, lit, when,
-};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, case, col, lit, when};
 use futures::TryStreamExt;
 
 use chainalytics_common::{Error, ErrorCode, Result};
@@ -28,9 +26,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use super::Write;
 use super::align::{Casting, fit};
 use super::rewrite::Assignment;
-use super::target::{
-    Judged, Places, RowChange, RowMode, RowOperation, delta, judge, plain_terms, refuse_lost_row_ids, scan,
-};
+use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, plain_terms, refuse_lost_row_ids, scan};
 use crate::scan::{FILE_COLUMN, POSITION_COLUMN, is_plain};
 use crate::table::Table;
 use crate::write::{DELETE, OPERATION_COLUMN, UPDATE};
@@ -159,8 +155,7 @@ impl Merge {
 
 /// The number of the first clause whose condition holds, else [`KEEP`].
 fn first_of<'a>(conditions: impl Iterator<Item = &'a Option<Expr>>, base: i32) -> Result<Expr> {
-    let numbered: Vec<(Expr, i32)> =
-        conditions.zip(base + 1..).map(|(c, number)| (c.clone().unwrap_or_else(|| lit(true)), number)).collect();
+    let numbered: Vec<(Expr, i32)> = conditions.zip(base + 1..).map(|(c, number)| (c.clone().unwrap_or_else(|| lit(true)), number)).collect();
     let mut numbered = numbered.into_iter();
     let Some((condition, number)) = numbered.next() else { return Ok(lit(KEEP)) };
     let mut builder = when(condition, lit(number));
@@ -226,15 +221,9 @@ impl Job<'_> {
         let acts = when(action.not_eq(lit(KEEP)), lit(1_i64)).otherwise(lit(0_i64)).map_err(Error::from_datafusion)?;
         let rows = self.joined(self.target(None, Places::Row, true)?, JoinType::Inner)?;
         let plan = built(
-            rows.project(vec![
-                self.place(FILE_COLUMN).alias("file"),
-                self.place(POSITION_COLUMN).alias("position"),
-                acts.alias("acts"),
-            ])
-            .and_then(|b| {
-                b.aggregate(vec![col("file"), col("position")], vec![count(lit(1_i64)).alias("n"), max(col("acts")).alias("acts")])
-            })
-            .and_then(|b| b.aggregate(vec![col("file")], vec![max(col("n")).alias("n"), sum(col("acts")).alias("acts")])),
+            rows.project(vec![self.place(FILE_COLUMN).alias("file"), self.place(POSITION_COLUMN).alias("position"), acts.alias("acts")])
+                .and_then(|b| b.aggregate(vec![col("file"), col("position")], vec![count(lit(1_i64)).alias("n"), max(col("acts")).alias("acts")]))
+                .and_then(|b| b.aggregate(vec![col("file")], vec![max(col("n")).alias("n"), sum(col("acts")).alias("acts")])),
         )?;
         let mut files = BTreeSet::new();
         let (mut most, mut acting) = (0, 0);
@@ -408,10 +397,8 @@ impl Job<'_> {
         let name = self.table.ident().to_string();
         let source = built(Ok(self.merge.source_rows()?))?;
         // The target is the build side, so that each source row is judged once wherever it is.
-        let rows = self
-            .target(None, Places::None, true)?
-            .join_on(source, JoinType::RightAnti, [self.merge.on.clone()])
-            .map_err(Error::from_datafusion)?;
+        let rows =
+            self.target(None, Places::None, true)?.join_on(source, JoinType::RightAnti, [self.merge.on.clone()]).map_err(Error::from_datafusion)?;
         let action = first_of(self.merge.inserted.iter().map(|c| &c.condition), 0)?;
         let mut exprs: Vec<Expr> = rows.schema().columns().into_iter().map(Expr::Column).collect();
         exprs.push(action.alias(ACTION));
@@ -487,9 +474,10 @@ async fn key_range(write: &Write<'_>, table: &Table, merge: &Merge) -> Result<Ve
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let bounds = keys.iter().enumerate().flat_map(|(i, (_, value))| {
-        [min(value.clone()).alias(format!("low{i}")), max(value.clone()).alias(format!("high{i}"))]
-    });
+    let bounds = keys
+        .iter()
+        .enumerate()
+        .flat_map(|(i, (_, value))| [min(value.clone()).alias(format!("low{i}")), max(value.clone()).alias(format!("high{i}"))]);
     let plan = built(merge.source_rows()?.aggregate(Vec::<Expr>::new(), bounds.collect::<Vec<_>>()))?;
     let mut stream = write.executor.execute_logical(plan).await?;
     let mut range = Vec::new();
@@ -527,10 +515,7 @@ async fn hold(write: &Write<'_>, plan: LogicalPlan) -> Result<LogicalPlan> {
         if bytes > HELD_SOURCE_BYTES {
             return Err(Error::new(
                 ErrorCode::SqlUnsupported,
-                format!(
-                    "the source of MERGE has random values and is larger than {} MiB; write it to a table first",
-                    HELD_SOURCE_BYTES >> 20
-                ),
+                format!("the source of MERGE has random values and is larger than {} MiB; write it to a table first", HELD_SOURCE_BYTES >> 20),
             ));
         }
         batches.push(batch);

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
-use datafusion::execution::SessionState;
 use datafusion::common::Column;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Partitioning};
 use datafusion::prelude::DataFrame;
 use futures::TryStreamExt;
@@ -29,14 +29,12 @@ pub use merge::{Insertion, Merge, MergeAction, MergeClause, merge_rows};
 pub use rewrite::{Assignment, RowEdit, rewrite_rows};
 pub use target::{RowChange, RowMode, RowOperation};
 
-use crate::commit::{
-    CommitOptions, RUN_ID_KEY, STEP_KEY, TableChange, TableOutcome, Transaction,
-};
+use crate::commit::{CommitOptions, RUN_ID_KEY, STEP_KEY, TableChange, TableOutcome, Transaction};
 use crate::exec::QueryExecutor;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
-use crate::table::Table;
 use crate::scan::FILE_COLUMN;
+use crate::table::Table;
 use crate::write::{DataFileInfo, IcebergWriteNode, RowDelta, WriteSpec};
 
 /// Run, step and summary entries of a write; with run and step it happens at most once.
@@ -89,14 +87,7 @@ pub struct Write<'a> {
 
 impl Write<'_> {
     /// Writes the rows of `plan` into `table` and commits.
-    pub async fn plan(
-        &self,
-        table: &Table,
-        plan: LogicalPlan,
-        matching: &Matching,
-        casting: Casting,
-        mode: WriteMode,
-    ) -> Result<TableOutcome> {
+    pub async fn plan(&self, table: &Table, plan: LogicalPlan, matching: &Matching, casting: Casting, mode: WriteMode) -> Result<TableOutcome> {
         if let Some(done) = committed_step(table, self.options) {
             return Ok(done);
         }
@@ -129,13 +120,7 @@ impl Write<'_> {
 
     /// The table with the columns that the rows have and it lacks, if its property [`ACCEPT_ANY_SCHEMA`] asks for them.
     /// They are added before the rows, once it is known that the other columns fit.
-    async fn widened(
-        &self,
-        table: &Table,
-        plan: &LogicalPlan,
-        matching: &Matching,
-        casting: Casting,
-    ) -> Result<Option<Table>> {
+    async fn widened(&self, table: &Table, plan: &LogicalPlan, matching: &Matching, casting: Casting) -> Result<Option<Table>> {
         let accepts = table.property(ACCEPT_ANY_SCHEMA).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if !accepts || *matching != Matching::ByName {
             return Ok(None);
@@ -152,10 +137,7 @@ impl Write<'_> {
             return Ok(None);
         }
         if table.branch().is_some() {
-            return Err(Error::new(
-                ErrorCode::SqlUnsupported,
-                "not supported: new columns by a write to a branch: the schema is the table's",
-            ));
+            return Err(Error::new(ErrorCode::SqlUnsupported, "not supported: new columns by a write to a branch: the schema is the table's"));
         }
         let fields: Vec<FieldRef> = known.iter().chain(&new).cloned().collect();
         align(plan.clone(), &Arc::new(Schema::new(fields)), &table.ident().to_string(), matching, casting)?;
@@ -172,25 +154,14 @@ impl Write<'_> {
     }
 
     /// Runs the writing part of a plan whose columns are the table's, and returns the files written.
-    pub(crate) async fn data_files(
-        &self,
-        table: &Table,
-        plan: LogicalPlan,
-        overwrites: bool,
-    ) -> Result<Vec<DataFileInfo>> {
+    pub(crate) async fn data_files(&self, table: &Table, plan: LogicalPlan, overwrites: bool) -> Result<Vec<DataFileInfo>> {
         let partitions = self.state.config().target_partitions();
         let plan = distribute::distribute(plan, table, overwrites, partitions)?;
         self.run_write(plan, WriteSpec::from_table(table)?.in_table_order(table)).await
     }
 
     /// Runs the writing part of a plan whose rows are a delta (see [`RowDelta`]). `moves_rows`: new rows come with it.
-    pub(crate) async fn delta_files(
-        &self,
-        table: &Table,
-        plan: LogicalPlan,
-        delta: RowDelta,
-        moves_rows: bool,
-    ) -> Result<Vec<DataFileInfo>> {
+    pub(crate) async fn delta_files(&self, table: &Table, plan: LogicalPlan, delta: RowDelta, moves_rows: bool) -> Result<Vec<DataFileInfo>> {
         let partitions = self.state.config().target_partitions();
         let plan = if delta.vectors && partitions > 1 {
             // One vector per data file.
@@ -216,8 +187,7 @@ impl Write<'_> {
             let Some(column) = batch.column_by_name("data_file") else {
                 return Err(Error::new(ErrorCode::Internal, "the write plan returned no column 'data_file'"));
             };
-            let texts = cast(column, &DataType::Utf8)
-                .map_err(|e| Error::new(ErrorCode::Internal, format!("data file rows: {e}")))?;
+            let texts = cast(column, &DataType::Utf8).map_err(|e| Error::new(ErrorCode::Internal, format!("data file rows: {e}")))?;
             let texts = texts.as_string::<i32>();
             for text in (0..texts.len()).filter(|i| texts.is_valid(*i)).map(|i| texts.value(i)) {
                 files.push(DataFileInfo::from_json(text)?);
@@ -229,9 +199,10 @@ impl Write<'_> {
     async fn commit(&self, change: TableChange, added: &[DataFileInfo]) -> Result<TableOutcome> {
         let ident = change.ident().clone();
         match Transaction::new(self.lakehouse).add(change).commit(self.options.clone()).await {
-            Ok(outcome) => outcome.table(&ident).cloned().ok_or_else(|| {
-                Error::new(ErrorCode::Internal, format!("the commit of table {ident} reported no outcome"))
-            }),
+            Ok(outcome) => outcome
+                .table(&ident)
+                .cloned()
+                .ok_or_else(|| Error::new(ErrorCode::Internal, format!("the commit of table {ident} reported no outcome"))),
             Err(error) => {
                 // After an unknown outcome the files may be the table's.
                 if error.code() != ErrorCode::CommitUnknown {
@@ -251,9 +222,7 @@ impl Write<'_> {
 /// The outcome of this run and step if the table already has it.
 pub fn committed_step(table: &Table, options: &WriteOptions) -> Option<TableOutcome> {
     let (run, step) = (options.run_id.as_ref()?, options.step.as_ref()?);
-    let snapshot = table
-        .ancestry()
-        .find(|s| s.summary.get(RUN_ID_KEY) == Some(run) && s.summary.get(STEP_KEY) == Some(step))?;
+    let snapshot = table.ancestry().find(|s| s.summary.get(RUN_ID_KEY) == Some(run) && s.summary.get(STEP_KEY) == Some(step))?;
     Some(TableOutcome {
         ident: table.ident().clone(),
         already_committed: true,

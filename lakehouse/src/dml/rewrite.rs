@@ -18,9 +18,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::Write;
 use super::align::{Casting, fit};
-use super::target::{
-    Judged, Places, RowChange, RowMode, RowOperation, delta, judge, plain_terms, refuse_lost_row_ids, scan,
-};
+use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, plain_terms, refuse_lost_row_ids, scan};
 use crate::commit::ConflictCheck;
 use crate::scan::deletes::DeleteContent;
 use crate::scan::{FILE_COLUMN, POSITION_COLUMN, is_plain};
@@ -52,13 +50,7 @@ pub struct Assignment {
 
 /// Prepares the change of all rows that satisfy `condition`. `alias` is the name by which the condition's columns are
 /// qualified, if they are.
-pub async fn rewrite_rows(
-    write: &Write<'_>,
-    table: &Table,
-    alias: Option<TableReference>,
-    condition: Expr,
-    edit: RowEdit,
-) -> Result<RowChange> {
+pub async fn rewrite_rows(write: &Write<'_>, table: &Table, alias: Option<TableReference>, condition: Expr, edit: RowEdit) -> Result<RowChange> {
     if condition.is_volatile() {
         return Err(Error::new(
             ErrorCode::SqlUnsupported,
@@ -91,19 +83,12 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn change(&self) -> RowChange {
-        RowChange {
-            removed: BTreeSet::new(),
-            added: Vec::new(),
-            rows: 0,
-            base: None,
-            check: ConflictCheck::Snapshot,
-        }
+        RowChange { removed: BTreeSet::new(), added: Vec::new(), rows: 0, base: None, check: ConflictCheck::Snapshot }
     }
 
     async fn copy_on_write(&self, judged: Judged) -> Result<RowChange> {
         let mut change = self.change();
-        let mut matches: BTreeMap<String, u64> =
-            judged.whole.iter().map(|f| (f.path().to_string(), f.data_file().record_count())).collect();
+        let mut matches: BTreeMap<String, u64> = judged.whole.iter().map(|f| (f.path().to_string(), f.data_file().record_count())).collect();
         if !judged.open.is_empty() {
             let paths = judged.open.iter().map(|f| f.path().to_string()).collect();
             matches.extend(self.count_matches(paths).await?);
@@ -180,9 +165,7 @@ impl Job<'_> {
         }
         let rest = || Expr::IsNotTrue(Box::new(self.condition.clone()));
         let rows = || scan(self.table, &self.alias, Some(paths.clone()), Places::None);
-        let built = |b: datafusion::common::Result<LogicalPlanBuilder>| {
-            b.and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)
-        };
+        let built = |b: datafusion::common::Result<LogicalPlanBuilder>| b.and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion);
         let RowEdit::Update(assignments) = &self.edit else {
             let builder = rows()?;
             let all = self.columns(&builder, &[])?;
@@ -227,11 +210,7 @@ impl Job<'_> {
         exprs.push(Expr::Column(Column::new(Some(self.alias.clone()), FILE_COLUMN)).alias(FILE_COLUMN));
         exprs.push(Expr::Column(Column::new(Some(self.alias.clone()), POSITION_COLUMN)).alias(POSITION_COLUMN));
         exprs.push(lit(code).alias(OPERATION_COLUMN));
-        builder
-            .filter(self.condition.clone())
-            .and_then(|b| b.project(exprs))
-            .and_then(LogicalPlanBuilder::build)
-            .map_err(Error::from_datafusion)
+        builder.filter(self.condition.clone()).and_then(|b| b.project(exprs)).and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)
     }
 
     /// The table's columns with assigned values, in the table's types.

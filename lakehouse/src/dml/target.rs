@@ -69,10 +69,7 @@ impl RowOperation {
             return Ok(RowMode::CopyOnWrite);
         }
         match table.format_version() {
-            0 | 1 => Err(Error::new(
-                ErrorCode::InvalidArgument,
-                format!("table {} has format version 1, merge-on-read needs 2", table.ident()),
-            )),
+            0 | 1 => Err(Error::new(ErrorCode::InvalidArgument, format!("table {} has format version 1, merge-on-read needs 2", table.ident()))),
             version => Ok(RowMode::MergeOnRead { vectors: version >= 3 }),
         }
     }
@@ -86,8 +83,7 @@ impl RowOperation {
         let provider = IcebergTableProvider::try_new(table, &SnapshotSelector::Current)?;
         let state = write.state.clone();
         // Files that others add meanwhile conflict only if they may hold such rows.
-        let filter: FileFilter =
-            Arc::new(move |info: &DataFileInfo| provider.info_may_match(&state, &terms, info).unwrap_or(true));
+        let filter: FileFilter = Arc::new(move |info: &DataFileInfo| provider.info_may_match(&state, &terms, info).unwrap_or(true));
         Ok(ConflictCheck::Serializable(Some(filter)))
     }
 }
@@ -160,17 +156,8 @@ pub(super) enum Places {
 }
 
 /// A scan of the table's newest rows under the name `alias`, of the files named only if some are.
-pub(super) fn scan(
-    table: &Table,
-    alias: &TableReference,
-    only: Option<BTreeSet<String>>,
-    places: Places,
-) -> Result<LogicalPlanBuilder> {
-    let options = ScanOptions {
-        file_column: places != Places::None,
-        position_column: places == Places::Row,
-        only_files: only.map(Arc::new),
-    };
+pub(super) fn scan(table: &Table, alias: &TableReference, only: Option<BTreeSet<String>>, places: Places) -> Result<LogicalPlanBuilder> {
+    let options = ScanOptions { file_column: places != Places::None, position_column: places == Places::Row, only_files: only.map(Arc::new) };
     let provider = IcebergTableProvider::with_options(table, &SnapshotSelector::Current, options)?;
     let provider: Arc<dyn TableProvider> = Arc::new(provider);
     LogicalPlanBuilder::scan(alias.clone(), provider_as_source(provider), None).map_err(Error::from_datafusion)
@@ -182,9 +169,7 @@ pub(super) fn delta(table: &Table, files: &[&ScanFile], deletes: &DeleteIndex, v
     let mut targets = BTreeMap::new();
     for file in files {
         let format = |e: &dyn std::fmt::Display| Error::new(ErrorCode::TableFormat, format!("{}: {e}", file.path()));
-        let spec = metadata
-            .partition_spec_by_id(file.spec_id)
-            .ok_or_else(|| format(&format!("unknown partition spec {}", file.spec_id)))?;
+        let spec = metadata.partition_spec_by_id(file.spec_id).ok_or_else(|| format(&format!("unknown partition spec {}", file.spec_id)))?;
         let partition_type = spec.partition_type(metadata.current_schema()).map_err(|e| format(&e))?;
         let mut vector = None;
         for delete in deletes.for_file(file).into_iter().filter(|_| vectors) {
@@ -205,8 +190,7 @@ pub(super) fn delta(table: &Table, files: &[&ScanFile], deletes: &DeleteIndex, v
         let partition = partition_json(file.data_file().partition(), &partition_type)?;
         targets.insert(file.path().to_owned(), DeltaTarget { spec_id: file.spec_id, partition, vector });
     }
-    let targets_json = serde_json::to_string(&targets)
-        .map_err(|e| Error::new(ErrorCode::Internal, format!("the files of a delta: {e}")))?;
+    let targets_json = serde_json::to_string(&targets).map_err(|e| Error::new(ErrorCode::Internal, format!("the files of a delta: {e}")))?;
     Ok(RowDelta { targets_json, vectors })
 }
 

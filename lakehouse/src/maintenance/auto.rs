@@ -45,11 +45,7 @@ pub struct Maintained {
 ///
 /// # Errors
 /// Those of compaction and expiry, except lost races: what another commit prevents is left for the next time.
-pub async fn auto(
-    lakehouse: &Lakehouse,
-    executor: &dyn QueryExecutor,
-    ident: &TableIdent,
-) -> Result<Option<Maintained>> {
+pub async fn auto(lakehouse: &Lakehouse, executor: &dyn QueryExecutor, ident: &TableIdent) -> Result<Option<Maintained>> {
     let table = lakehouse.catalog().load_table(ident).await?;
     if !is_due(&table)? {
         return Ok(None);

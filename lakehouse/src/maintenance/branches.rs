@@ -67,11 +67,7 @@ pub async fn rollback_to_timestamp(lakehouse: &Lakehouse, ident: &TableIdent, ti
 ///
 /// # Errors
 /// `SnapshotNotFound`.
-pub async fn set_current_snapshot(
-    lakehouse: &Lakehouse,
-    ident: &TableIdent,
-    target: std::result::Result<i64, String>,
-) -> Result<Moved> {
+pub async fn set_current_snapshot(lakehouse: &Lakehouse, ident: &TableIdent, target: std::result::Result<i64, String>) -> Result<Moved> {
     move_main(lakehouse, ident, move |table| match &target {
         Ok(id) => known(table, *id).map(|()| *id),
         Err(name) => ref_target(table, name),
@@ -97,8 +93,7 @@ pub async fn fast_forward(lakehouse: &Lakehouse, ident: &TableIdent, branch: &st
                 table.ident()
             )));
         }
-        *told.lock() =
-            Some(FastForwarded { branch: branch.clone(), previous_snapshot_id: head, updated_snapshot_id: target });
+        *told.lock() = Some(FastForwarded { branch: branch.clone(), previous_snapshot_id: head, updated_snapshot_id: target });
         point(table, builder, &branch, target)
     });
     Transaction::new(lakehouse).add(change).commit(CommitOptions::default()).await?;
@@ -114,17 +109,11 @@ pub fn ancestors_of(table: &Table, from: Option<i64>) -> Result<Vec<(i64, i64)>>
         known(table, id)?;
     }
     let first = from.or(table.current_snapshot_id()).and_then(|id| metadata.snapshot_by_id(id));
-    let chain = std::iter::successors(first, |snapshot| {
-        snapshot.parent_snapshot_id().and_then(|parent| metadata.snapshot_by_id(parent))
-    });
+    let chain = std::iter::successors(first, |snapshot| snapshot.parent_snapshot_id().and_then(|parent| metadata.snapshot_by_id(parent)));
     Ok(chain.map(|snapshot| (snapshot.snapshot_id(), snapshot.timestamp_ms())).collect())
 }
 
-async fn move_main(
-    lakehouse: &Lakehouse,
-    ident: &TableIdent,
-    choose: impl Fn(&Table) -> Result<i64> + Send + Sync + 'static,
-) -> Result<Moved> {
+async fn move_main(lakehouse: &Lakehouse, ident: &TableIdent, choose: impl Fn(&Table) -> Result<i64> + Send + Sync + 'static) -> Result<Moved> {
     let table = lakehouse.catalog().load_table(ident).await?;
     let target = choose(&table)?;
     if table.current_snapshot_id() == Some(target) {
@@ -134,8 +123,7 @@ async fn move_main(
     let told = Arc::clone(&seen);
     let change = TableChange::metadata(ident.clone()).edit_builder(move |table, builder| {
         let target = choose(table)?;
-        *told.lock() =
-            Some(Moved { previous_snapshot_id: table.current_snapshot_id(), current_snapshot_id: target });
+        *told.lock() = Some(Moved { previous_snapshot_id: table.current_snapshot_id(), current_snapshot_id: target });
         point(table, builder, MAIN_BRANCH, target)
     });
     Transaction::new(lakehouse).add(change).commit(CommitOptions::default()).await?;
@@ -144,22 +132,13 @@ async fn move_main(
 }
 
 /// Points `branch` at a snapshot, its retention kept. When the main branch moves, the progress of streams moves with it.
-pub(super) fn point(
-    table: &Table,
-    builder: TableMetadataBuilder,
-    branch: &str,
-    target: i64,
-) -> Result<TableMetadataBuilder> {
+pub(super) fn point(table: &Table, builder: TableMetadataBuilder, branch: &str, target: i64) -> Result<TableMetadataBuilder> {
     let retention = match references(table.metadata())?.remove(branch) {
         Some(reference) if reference.is_branch() => reference.retention,
         Some(_) => {
             return Err(err::invalid(format!("'{branch}' of table {} is a tag, tags never move", table.ident())));
         }
-        None => SnapshotRetention::Branch {
-            min_snapshots_to_keep: None,
-            max_snapshot_age_ms: None,
-            max_ref_age_ms: None,
-        },
+        None => SnapshotRetention::Branch { min_snapshots_to_keep: None, max_snapshot_age_ms: None, max_ref_age_ms: None },
     };
     let mut builder = builder.set_ref(branch, SnapshotReference::new(target, retention)).map_err(err::iceberg)?;
     if branch == MAIN_BRANCH && table.property(END_OFFSETS_PROPERTY).is_some() {

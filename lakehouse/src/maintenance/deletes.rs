@@ -30,9 +30,7 @@ use crate::scan::deletes::{DeleteContent, DeleteIndex};
 use crate::scan::files::{PlannedFiles, ScanFile};
 use crate::scan::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN, SnapshotSelector};
 use crate::table::Table;
-use crate::write::{
-    DELETE, DataFileInfo, DeltaTarget, IcebergWriteExec, OPERATION_COLUMN, RowDelta, WriteSpec, partition_json,
-};
+use crate::write::{DELETE, DataFileInfo, DeltaTarget, IcebergWriteExec, OPERATION_COLUMN, RowDelta, WriteSpec, partition_json};
 
 /// Column of position delete files: path of the data file.
 const DELETE_PATH: &str = "file_path";
@@ -66,11 +64,7 @@ pub struct RewriteDeletesOptions {
 ///
 /// # Errors
 /// `CommitConflict` if rows are deleted meanwhile; those of queries and storage.
-pub async fn rewrite_position_delete_files(
-    write: &Write<'_>,
-    ident: &TableIdent,
-    options: &RewriteDeletesOptions,
-) -> Result<RewrittenDeletes> {
+pub async fn rewrite_position_delete_files(write: &Write<'_>, ident: &TableIdent, options: &RewriteDeletesOptions) -> Result<RewrittenDeletes> {
     let table = write.lakehouse.catalog().load_table(ident).await?;
     let Some(base) = table.current_snapshot_id() else { return Ok(RewrittenDeletes::default()) };
     let provider = IcebergTableProvider::try_new(&table, &SnapshotSelector::Current)?;
@@ -166,9 +160,7 @@ fn partition_key(table: &Table, file: &ScanFile) -> Result<(i32, String)> {
 
 fn partition_of(table: &Table, file: &ScanFile) -> Result<Vec<Value>> {
     let metadata = table.metadata();
-    let spec = metadata
-        .partition_spec_by_id(file.spec_id)
-        .ok_or_else(|| err::metadata(format!("no partition spec {}", file.spec_id)))?;
+    let spec = metadata.partition_spec_by_id(file.spec_id).ok_or_else(|| err::metadata(format!("no partition spec {}", file.spec_id)))?;
     let partition_type = spec.partition_type(metadata.current_schema()).map_err(err::iceberg)?;
     partition_json(file.data_file().partition(), &partition_type)
 }
@@ -188,12 +180,7 @@ fn targets(table: &Table, planned: &PlannedFiles, key: &(i32, String)) -> Result
 }
 
 /// Reads delete files and writes their rows of `targets` to one.
-async fn join(
-    write: &Write<'_>,
-    table: &Table,
-    files: &[&ScanFile],
-    targets: BTreeMap<String, DeltaTarget>,
-) -> Result<Vec<DataFileInfo>> {
+async fn join(write: &Write<'_>, table: &Table, files: &[&ScanFile], targets: BTreeMap<String, DeltaTarget>) -> Result<Vec<DataFileInfo>> {
     if targets.is_empty() {
         return Ok(Vec::new());
     }
@@ -216,15 +203,8 @@ async fn join(
 }
 
 /// The rows of delete files as a delta's: `_file`, `_pos`, `_operation`, in one partition.
-fn read_positions(
-    table: &Table,
-    files: &[&ScanFile],
-    live: Vec<String>,
-) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-    let schema = Arc::new(Schema::new(vec![
-        Field::new(DELETE_PATH, DataType::Utf8, false),
-        Field::new(DELETE_POSITION, DataType::Int64, false),
-    ]));
+fn read_positions(table: &Table, files: &[&ScanFile], live: Vec<String>) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+    let schema = Arc::new(Schema::new(vec![Field::new(DELETE_PATH, DataType::Utf8, false), Field::new(DELETE_POSITION, DataType::Int64, false)]));
     let mut url = None;
     let mut group = Vec::with_capacity(files.len());
     for file in files {

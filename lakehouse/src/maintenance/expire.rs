@@ -108,8 +108,7 @@ struct Garbage {
 async fn garbage(before: &TableMetadata, after: &Table) -> Result<Garbage> {
     let store = after.store();
     let remaining: BTreeSet<i64> = after.metadata().snapshots().map(|snapshot| snapshot.snapshot_id()).collect();
-    let expired: Vec<i64> =
-        before.snapshots().map(|snapshot| snapshot.snapshot_id()).filter(|id| !remaining.contains(id)).collect();
+    let expired: Vec<i64> = before.snapshots().map(|snapshot| snapshot.snapshot_id()).filter(|id| !remaining.contains(id)).collect();
     if expired.is_empty() {
         return Ok(Garbage::default());
     }
@@ -123,8 +122,7 @@ async fn garbage(before: &TableMetadata, after: &Table) -> Result<Garbage> {
         ..Garbage::default()
     };
     let Reach { manifests, .. } = gone;
-    let dead: Vec<_> =
-        manifests.into_iter().filter(|(path, _)| !kept.manifests.contains_key(path)).map(|(_, file)| file).collect();
+    let dead: Vec<_> = manifests.into_iter().filter(|(path, _)| !kept.manifests.contains_key(path)).map(|(_, file)| file).collect();
     garbage.manifests = dead.iter().map(|file| file.manifest_path.clone()).collect();
     let mut files = live_files(store, dead, true).await?;
     if !files.is_empty() {
@@ -168,8 +166,7 @@ struct Unused {
 async fn unused_metadata(table: &Table, options: &ExpireOptions, now_ms: i64) -> Result<Unused> {
     let metadata = table.metadata();
     let expired = judge(table, options, now_ms)?.snapshots;
-    let remaining: Vec<_> =
-        metadata.snapshots().filter(|snapshot| !expired.contains(&snapshot.snapshot_id())).cloned().collect();
+    let remaining: Vec<_> = metadata.snapshots().filter(|snapshot| !expired.contains(&snapshot.snapshot_id())).cloned().collect();
     let mut schemas: BTreeSet<i32> = remaining.iter().filter_map(|snapshot| snapshot.schema_id()).collect();
     schemas.insert(metadata.current_schema_id());
     let kept = reach(table.store(), metadata, remaining.iter().map(|snapshot| snapshot.snapshot_id()), false).await?;
@@ -187,11 +184,7 @@ impl Unused {
     }
 
     /// Removes what the table as it is now does not use either.
-    fn remove_from(
-        &self,
-        table: &Table,
-        builder: iceberg::spec::TableMetadataBuilder,
-    ) -> Result<iceberg::spec::TableMetadataBuilder> {
+    fn remove_from(&self, table: &Table, builder: iceberg::spec::TableMetadataBuilder) -> Result<iceberg::spec::TableMetadataBuilder> {
         let metadata = table.metadata();
         let used: BTreeSet<i32> = metadata.snapshots().filter_map(|snapshot| snapshot.schema_id()).collect();
         let newly_used = |id: &i32| *id == metadata.current_schema_id() || !self.schemas.contains(id) && used.contains(id);

@@ -17,11 +17,7 @@ pub struct RewrittenManifests {
 ///
 /// # Errors
 /// `InvalidArgument` for an unknown spec; those of commits and storage.
-pub async fn rewrite_manifests(
-    lakehouse: &Lakehouse,
-    ident: &TableIdent,
-    spec_id: Option<i32>,
-) -> Result<RewrittenManifests> {
+pub async fn rewrite_manifests(lakehouse: &Lakehouse, ident: &TableIdent, spec_id: Option<i32>) -> Result<RewrittenManifests> {
     let table = lakehouse.catalog().load_table(ident).await?;
     let metadata = table.metadata();
     if let Some(id) = spec_id.filter(|id| metadata.partition_spec_by_id(*id).is_none()) {

@@ -20,10 +20,7 @@ mod retention;
 mod tests;
 
 pub use auto::{Maintained, auto, maintain};
-pub use branches::{
-    FastForwarded, Moved, ancestors_of, fast_forward, rollback_to_snapshot, rollback_to_timestamp,
-    set_current_snapshot,
-};
+pub use branches::{FastForwarded, Moved, ancestors_of, fast_forward, rollback_to_snapshot, rollback_to_timestamp, set_current_snapshot};
 pub use compact::{RewriteOptions, Rewritten, SortBy, Strategy, rewrite_data_files};
 pub use deletes::{RewriteDeletesOptions, RewrittenDeletes, rewrite_position_delete_files};
 pub use expire::{ExpireOptions, Expired, expire_snapshots};

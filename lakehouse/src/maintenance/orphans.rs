@@ -112,11 +112,7 @@ impl Name {
     }
 }
 
-fn compare(
-    candidates: Vec<ListedFile>,
-    referenced: impl IntoIterator<Item = String>,
-    options: &OrphanOptions,
-) -> Result<Vec<String>> {
+fn compare(candidates: Vec<ListedFile>, referenced: impl IntoIterator<Item = String>, options: &OrphanOptions) -> Result<Vec<String>> {
     let mut known: HashMap<String, (String, String)> = HashMap::new();
     for uri in referenced {
         let name = Name::parse(&uri, options)?;
@@ -181,11 +177,7 @@ mod tests {
     fn spellings_of_one_file_are_one_file() {
         let options = OrphanOptions::default();
         let referenced = ["s3a://b/t/x".to_owned(), "file:/tmp/t/y".to_owned()];
-        let found = compare(
-            vec![file("s3://b/t/x"), file("file:///tmp/t/y"), file("file:///tmp/t/z")],
-            referenced.clone(),
-            &options,
-        );
+        let found = compare(vec![file("s3://b/t/x"), file("file:///tmp/t/y"), file("file:///tmp/t/z")], referenced.clone(), &options);
         assert_eq!(found.unwrap(), ["file:///tmp/t/z"]);
         let other_bucket = vec![file("s3://c/t/x")];
         assert!(compare(other_bucket.clone(), referenced.clone(), &options).is_err());

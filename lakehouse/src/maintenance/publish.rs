@@ -62,18 +62,11 @@ pub async fn cherrypick_snapshot(lakehouse: &Lakehouse, ident: &TableIdent, snap
 /// `SnapshotNotFound` if there is none; as [`cherrypick_snapshot`].
 pub async fn publish_changes(lakehouse: &Lakehouse, ident: &TableIdent, wap_id: &str) -> Result<Published> {
     let table = lakehouse.catalog().load_table(ident).await?;
-    let staged: Vec<i64> = table
-        .metadata()
-        .snapshots()
-        .filter(|snapshot| entry(snapshot, WAP_ID) == Some(wap_id))
-        .map(|snapshot| snapshot.snapshot_id())
-        .collect();
+    let staged: Vec<i64> =
+        table.metadata().snapshots().filter(|snapshot| entry(snapshot, WAP_ID) == Some(wap_id)).map(|snapshot| snapshot.snapshot_id()).collect();
     match staged.as_slice() {
         [one] => cherrypick_snapshot(lakehouse, ident, *one).await,
-        [] => Err(Error::new(
-            ErrorCode::SnapshotNotFound,
-            format!("table {ident} has no snapshot staged under the WAP id '{wap_id}'"),
-        )),
+        [] => Err(Error::new(ErrorCode::SnapshotNotFound, format!("table {ident} has no snapshot staged under the WAP id '{wap_id}'"))),
         several => Err(err::invalid(format!(
             "table {ident} has {} snapshots staged under the WAP id '{wap_id}'; cherrypick_snapshot names one",
             several.len()
@@ -96,9 +89,7 @@ fn refuse_repeats(table: &Table, source: &SnapshotRef) -> Result<()> {
         return conflict(format!("snapshot {id} was cherry-picked already, as snapshot {}", done.snapshot_id()));
     }
     if let Some(wap_id) = entry(source, WAP_ID)
-        && table
-            .ancestors()
-            .any(|ancestor| [WAP_ID, PUBLISHED_WAP_ID].iter().any(|key| entry(ancestor, key) == Some(wap_id)))
+        && table.ancestors().any(|ancestor| [WAP_ID, PUBLISHED_WAP_ID].iter().any(|key| entry(ancestor, key) == Some(wap_id)))
     {
         return conflict(format!("the WAP id '{wap_id}' was published already"));
     }
@@ -117,8 +108,7 @@ async fn repeated(table: &Table, source: &SnapshotRef) -> Result<TableChange> {
                 partitions.iter().any(|(spec, values)| *spec == file.partition_spec_id && *values == file.partition)
             });
             let check = ConflictCheck::Serializable(Some(touched));
-            TableChange::overwrite(ident, source.parent_snapshot_id(), removed, added, check)
-                .with_summary(REPLACE_PARTITIONS, "true")
+            TableChange::overwrite(ident, source.parent_snapshot_id(), removed, added, check).with_summary(REPLACE_PARTITIONS, "true")
         }
         _ => {
             return Err(err::conflict(format!(
@@ -141,21 +131,14 @@ async fn changed_files(table: &Table, source: &SnapshotRef) -> Result<(Vec<DataF
     let (mut added, mut removed) = (Vec::new(), Vec::new());
     for file in table.manifests(id).await?.iter().filter(|file| file.added_snapshot_id == id) {
         if file.content == ManifestContentType::Deletes {
-            return Err(err::conflict(format!(
-                "table {}: snapshot {id} cannot be cherry-picked: it has delete files",
-                table.ident()
-            )));
+            return Err(err::conflict(format!("table {}: snapshot {id} cannot be cherry-picked: it has delete files", table.ident())));
         }
         let manifest = table.manifest(file).await?;
         let meta = manifest.metadata();
         let partition_type = meta.partition_spec.partition_type(&meta.schema).map_err(err::iceberg)?;
         for entry in manifest.entries().iter().filter(|entry| entry.snapshot_id() == Some(id)) {
             match entry.status() {
-                ManifestStatus::Added => added.push(DataFileInfo::from_iceberg(
-                    entry.data_file(),
-                    file.partition_spec_id,
-                    &partition_type,
-                )?),
+                ManifestStatus::Added => added.push(DataFileInfo::from_iceberg(entry.data_file(), file.partition_spec_id, &partition_type)?),
                 ManifestStatus::Deleted => removed.push(entry.file_path().to_owned()),
                 ManifestStatus::Existing => {}
             }

@@ -107,11 +107,7 @@ pub(super) fn statistics(metadata: &TableMetadata) -> HashSet<String> {
 
 /// Every file that a table refers to, whatever its snapshots: data and delete files (removed ones too, as long as a
 /// manifest names them), manifests, manifest lists, statistics, and metadata files back through their logs.
-pub(super) async fn everything(
-    store: &Arc<StoreRegistry>,
-    metadata: &TableMetadata,
-    metadata_location: &str,
-) -> Result<HashSet<String>> {
+pub(super) async fn everything(store: &Arc<StoreRegistry>, metadata: &TableMetadata, metadata_location: &str) -> Result<HashSet<String>> {
     let all = reach(store, metadata, metadata.snapshots().map(|snapshot| snapshot.snapshot_id()), false).await?;
     let mut files: HashSet<String> = all.manifests.keys().cloned().collect();
     for_each_manifest(store, all.manifests.into_values().collect(), false, |manifest| {
@@ -125,14 +121,8 @@ pub(super) async fn everything(
 }
 
 /// The current metadata file and those before it, as far back as their logs lead.
-async fn metadata_files(
-    store: &Arc<StoreRegistry>,
-    metadata: &TableMetadata,
-    location: &str,
-) -> Result<BTreeSet<String>> {
-    let log_of = |metadata: &TableMetadata| -> Vec<String> {
-        metadata.metadata_log().iter().map(|log| log.metadata_file.clone()).collect()
-    };
+async fn metadata_files(store: &Arc<StoreRegistry>, metadata: &TableMetadata, location: &str) -> Result<BTreeSet<String>> {
+    let log_of = |metadata: &TableMetadata| -> Vec<String> { metadata.metadata_log().iter().map(|log| log.metadata_file.clone()).collect() };
     let mut files = BTreeSet::from([location.to_owned()]);
     let mut log = log_of(metadata);
     loop {

@@ -57,8 +57,7 @@ pub(super) fn judge(table: &Table, options: &ExpireOptions, now_ms: i64) -> Resu
             (_, Some(_)) if name == MAIN_BRANCH => i64::MIN,
             (_, Some(snapshot)) => now_ms.saturating_sub(snapshot.timestamp_ms()),
         };
-        let (SnapshotRetention::Branch { max_ref_age_ms, .. } | SnapshotRetention::Tag { max_ref_age_ms }) =
-            &reference.retention;
+        let (SnapshotRetention::Branch { max_ref_age_ms, .. } | SnapshotRetention::Tag { max_ref_age_ms }) = &reference.retention;
         if age == i64::MAX || age > max_ref_age_ms.unwrap_or(max_ref_age) {
             verdict.refs.push(name);
         } else {
@@ -69,10 +68,7 @@ pub(super) fn judge(table: &Table, options: &ExpireOptions, now_ms: i64) -> Resu
     for id in &options.snapshot_ids {
         known(table, *id)?;
         if let Some((name, _)) = retained.iter().find(|(_, reference)| reference.snapshot_id == *id) {
-            return Err(err::invalid(format!(
-                "table {}: snapshot {id} cannot expire, '{name}' points at it",
-                table.ident()
-            )));
+            return Err(err::invalid(format!("table {}: snapshot {id} cannot expire, '{name}' points at it", table.ident())));
         }
         verdict.snapshots.insert(*id);
     }
@@ -101,12 +97,7 @@ pub(super) fn judge(table: &Table, options: &ExpireOptions, now_ms: i64) -> Resu
     Ok(verdict)
 }
 
-fn keep_of(
-    metadata: &TableMetadata,
-    reference: &SnapshotReference,
-    (older_than, min_keep, now_ms): (i64, i64, i64),
-    kept: &mut BTreeSet<i64>,
-) {
+fn keep_of(metadata: &TableMetadata, reference: &SnapshotReference, (older_than, min_keep, now_ms): (i64, i64, i64), kept: &mut BTreeSet<i64>) {
     let SnapshotRetention::Branch { min_snapshots_to_keep, max_snapshot_age_ms, .. } = &reference.retention else {
         kept.insert(reference.snapshot_id);
         return;
@@ -122,7 +113,5 @@ fn keep_of(
 }
 
 fn chain(metadata: &TableMetadata, from: i64) -> impl Iterator<Item = &SnapshotRef> {
-    std::iter::successors(metadata.snapshot_by_id(from), |snapshot| {
-        snapshot.parent_snapshot_id().and_then(|parent| metadata.snapshot_by_id(parent))
-    })
+    std::iter::successors(metadata.snapshot_by_id(from), |snapshot| snapshot.parent_snapshot_id().and_then(|parent| metadata.snapshot_by_id(parent)))
 }

@@ -96,11 +96,8 @@ async fn a_streams_progress_moves_with_the_main_branch() {
     let now = load(&lake, &table).await;
     assert_eq!(now.current_snapshot().unwrap().operation, "replace");
     assert_eq!(now.latest_summary_value(OFFSETS_KEY).as_deref(), Some(r#"{"a":{"0":[5,7]}}"#));
-    let options = ExpireOptions {
-        older_than_ms: Some(chrono::Utc::now().timestamp_millis() + DAY_MS),
-        retain_last: Some(1),
-        ..ExpireOptions::default()
-    };
+    let options =
+        ExpireOptions { older_than_ms: Some(chrono::Utc::now().timestamp_millis() + DAY_MS), retain_last: Some(1), ..ExpireOptions::default() };
     let expired = expire_snapshots(&lake, table.ident(), &options).await.unwrap();
     assert_eq!((expired.snapshots, expired.data_files), (3, 1));
     let now = load(&lake, &table).await;

@@ -112,22 +112,13 @@ impl ScanRequest<'_> {
     }
 
     /// Files whose columns have today's names.
-    fn native_scan(
-        &self,
-        url: ObjectStoreUrl,
-        files: &[LocatedFile],
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+    fn native_scan(&self, url: ObjectStoreUrl, files: &[LocatedFile]) -> DfResult<Arc<dyn ExecutionPlan>> {
         let columns: Vec<(i32, FieldRef)> = self.columns.to_vec();
         self.source(url, files, &columns, self.projection.cloned())
     }
 
     /// Files whose columns have other names: read them by those and give them today's in a projection.
-    fn renamed_scan(
-        &self,
-        url: ObjectStoreUrl,
-        files: &[LocatedFile],
-        names: &FileNames,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+    fn renamed_scan(&self, url: ObjectStoreUrl, files: &[LocatedFile], names: &FileNames) -> DfResult<Arc<dyn ExecutionPlan>> {
         let present: Vec<(usize, (i32, FieldRef))> = self
             .columns
             .iter()
@@ -138,8 +129,7 @@ impl ScanRequest<'_> {
                 Some((i, (*id, Arc::new(field.as_ref().clone().with_name(name.clone())))))
             })
             .collect();
-        let position: BTreeMap<usize, usize> =
-            present.iter().enumerate().map(|(at, (column, _))| (*column, at)).collect();
+        let position: BTreeMap<usize, usize> = present.iter().enumerate().map(|(at, (column, _))| (*column, at)).collect();
         let file_columns: Vec<(i32, FieldRef)> = present.into_iter().map(|(_, c)| c).collect();
         let schema = self.full_schema();
         let wanted: Vec<usize> = match self.projection {
@@ -147,10 +137,8 @@ impl ScanRequest<'_> {
             None => (0..schema.fields().len()).collect(),
         };
         // Source columns that the projection needs, in file order.
-        let mut source_columns: Vec<usize> = wanted
-            .iter()
-            .filter_map(|i| if *i == self.columns.len() { Some(file_columns.len()) } else { position.get(i).copied() })
-            .collect();
+        let mut source_columns: Vec<usize> =
+            wanted.iter().filter_map(|i| if *i == self.columns.len() { Some(file_columns.len()) } else { position.get(i).copied() }).collect();
         source_columns.sort_unstable();
         source_columns.dedup();
         let source = self.source(url, files, &file_columns, Some(source_columns.clone()))?;
@@ -162,9 +150,7 @@ impl ScanRequest<'_> {
                 let expr: Arc<dyn PhysicalExpr> = match at.and_then(|at| source_columns.binary_search(&at).ok()) {
                     Some(index) => Arc::new(Column::new(source.schema().field(index).name(), index)),
                     None if target.is_nullable() => {
-                        let null = ScalarValue::try_from(target.data_type()).or_else(|_| {
-                            Ok::<_, DataFusionError>(ScalarValue::Null)
-                        })?;
+                        let null = ScalarValue::try_from(target.data_type()).or_else(|_| Ok::<_, DataFusionError>(ScalarValue::Null))?;
                         let literal: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(null.clone()));
                         if null.data_type() == *target.data_type() {
                             literal
@@ -173,10 +159,7 @@ impl ScanRequest<'_> {
                         }
                     }
                     None => {
-                        return Err(external(Error::new(
-                            ErrorCode::TableFormat,
-                            format!("data files lack the required column '{}'", target.name()),
-                        )));
+                        return Err(external(Error::new(ErrorCode::TableFormat, format!("data files lack the required column '{}'", target.name()))));
                     }
                 };
                 Ok(ProjectionExpr { expr, alias: target.name().clone() })
@@ -210,10 +193,8 @@ impl ScanRequest<'_> {
         let mut stat_columns: Vec<StatColumn> =
             columns.iter().map(|(id, f)| StatColumn { id: Some(*id), data_type: f.data_type().clone() }).collect();
         let bare = data.len() > FILES_WITH_STATISTICS;
-        let per_file: Vec<StatColumn> = stat_columns
-            .iter()
-            .map(|c| StatColumn { id: c.id.filter(|_| !bare), data_type: c.data_type.clone() })
-            .collect();
+        let per_file: Vec<StatColumn> =
+            stat_columns.iter().map(|c| StatColumn { id: c.id.filter(|_| !bare), data_type: c.data_type.clone() }).collect();
         let partitioned: Vec<PartitionedFile> = files
             .iter()
             .map(|(file, path)| {
@@ -228,10 +209,7 @@ impl ScanRequest<'_> {
             .collect();
         let shapes: Vec<FileShape<'_>> = data
             .iter()
-            .map(|f| FileShape {
-                bytes: f.data_file().file_size_in_bytes(),
-                split_offsets: f.data_file().split_offsets().unwrap_or(&[]),
-            })
+            .map(|f| FileShape { bytes: f.data_file().file_size_in_bytes(), split_offsets: f.data_file().split_offsets().unwrap_or(&[]) })
             .collect();
         let target = self.state.config().target_partitions();
         let groups: Vec<FileGroup> = balance(&shapes, target)

@@ -88,8 +88,7 @@ impl DeleteIndex {
             (DataContentType::PositionDeletes, DataFileFormat::Puffin) => {
                 let target = data.referenced_data_file().ok_or_else(|| broken("a deletion vector without its data file"))?;
                 let range = |value: Option<i64>| value.and_then(|v| u64::try_from(v).ok());
-                let (Some(offset), Some(length)) = (range(data.content_offset()), range(data.content_size_in_bytes()))
-                else {
+                let (Some(offset), Some(length)) = (range(data.content_offset()), range(data.content_size_in_bytes())) else {
                     return Err(broken("a deletion vector without its place in the file"));
                 };
                 let vector = candidate(DeleteContent::Vector { offset, length, rows: data.record_count() });
@@ -116,8 +115,7 @@ impl DeleteIndex {
                 ids.sort_unstable();
                 let delete = candidate(DeleteContent::Equality { ids });
                 // Those of an unpartitioned spec apply to all partitions.
-                let everywhere =
-                    metadata.partition_spec_by_id(file.spec_id).is_some_and(|spec| spec.is_unpartitioned());
+                let everywhere = metadata.partition_spec_by_id(file.spec_id).is_some_and(|spec| spec.is_unpartitioned());
                 match everywhere {
                     true => self.equality_everywhere.push(delete),
                     false => self.equality.entry(partition).or_default().push(delete),
@@ -142,9 +140,7 @@ impl DeleteIndex {
             None => {
                 let of_file = self.positions_of_file.get(file.path()).into_iter().flatten();
                 let of_partition = self.positions.get(&partition).into_iter().flatten();
-                let named = |c: &&Candidate| {
-                    c.paths.as_ref().is_none_or(|(low, high)| low.as_str() <= file.path() && file.path() <= high.as_str())
-                };
+                let named = |c: &&Candidate| c.paths.as_ref().is_none_or(|(low, high)| low.as_str() <= file.path() && file.path() <= high.as_str());
                 let positions = of_file.chain(of_partition.filter(named)).filter(not_older);
                 found.extend(positions.map(|c| c.delete.clone()));
             }

@@ -12,8 +12,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use iceberg::spec::{NameMapping, PartitionSpecRef, Schema, TableMetadata, Transform, Type};
 use lru::LruCache;
-use parking_lot::Mutex;
 use object_store::ObjectStoreExt;
+use parking_lot::Mutex;
 use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::ParquetMetaDataReader;
@@ -64,8 +64,8 @@ const NAME_MAPPING: &str = "schema.name-mapping.default";
 /// The table's name mapping, if it says more than that columns have the names of the schema.
 pub fn name_mapping(metadata: &TableMetadata) -> Result<Option<NameMapping>> {
     let Some(text) = metadata.properties().get(NAME_MAPPING) else { return Ok(None) };
-    let mapping: NameMapping = serde_json::from_str(text)
-        .map_err(|e| Error::new(ErrorCode::TableFormat, format!("property {NAME_MAPPING} does not parse: {e}")))?;
+    let mapping: NameMapping =
+        serde_json::from_str(text).map_err(|e| Error::new(ErrorCode::TableFormat, format!("property {NAME_MAPPING} does not parse: {e}")))?;
     let schema = metadata.current_schema();
     let plain = mapping.fields().iter().all(|field| {
         let name = field.field_id().and_then(|id| schema.field_by_id(id)).map(|f| f.name.as_str());
@@ -92,12 +92,7 @@ pub fn folder_values(metadata: &TableMetadata, file: &ScanFile) -> Result<BTreeM
 }
 
 /// The names under which `file` holds the columns of `schema`.
-pub async fn names_in_file(
-    store: &Arc<StoreRegistry>,
-    schema: &Schema,
-    mapping: Option<&NameMapping>,
-    file: &ScanFile,
-) -> Result<FileNames> {
+pub async fn names_in_file(store: &Arc<StoreRegistry>, schema: &Schema, mapping: Option<&NameMapping>, file: &ScanFile) -> Result<FileNames> {
     let footer = footer_names(store, file.path(), file.data_file().file_size_in_bytes()).await?;
     let fields = schema.as_struct().fields().iter();
     if footer.by_id.is_empty() {
@@ -161,9 +156,8 @@ impl FooterNames {
     }
 }
 
-static FOOTERS: LazyLock<Mutex<LruCache<String, Arc<FooterNames>>>> = LazyLock::new(|| {
-    Mutex::new(LruCache::new(NonZeroUsize::new(CACHED_FOOTERS).unwrap_or(NonZeroUsize::MIN)))
-});
+static FOOTERS: LazyLock<Mutex<LruCache<String, Arc<FooterNames>>>> =
+    LazyLock::new(|| Mutex::new(LruCache::new(NonZeroUsize::new(CACHED_FOOTERS).unwrap_or(NonZeroUsize::MIN))));
 
 /// Names as the schema of the file at `path` has them. `size` in bytes.
 pub async fn footer_names(store: &Arc<StoreRegistry>, path: &str, size: u64) -> Result<Arc<FooterNames>> {
@@ -171,9 +165,10 @@ pub async fn footer_names(store: &Arc<StoreRegistry>, path: &str, size: u64) -> 
         return Ok(Arc::clone(names));
     }
     let location = store.resolve(path)?;
-    let metadata = ParquetMetaDataReader::new().load_and_finish(FooterReader(location), size).await.map_err(|e| {
-        Error::new(ErrorCode::StorageRead, format!("cannot read the footer of data file {path}: {e}"))
-    })?;
+    let metadata = ParquetMetaDataReader::new()
+        .load_and_finish(FooterReader(location), size)
+        .await
+        .map_err(|e| Error::new(ErrorCode::StorageRead, format!("cannot read the footer of data file {path}: {e}")))?;
     let root = metadata.file_metadata().schema_descr().root_schema();
     let mut names = FooterNames::default();
     if let ParquetType::GroupType { fields, .. } = root {

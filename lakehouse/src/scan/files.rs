@@ -8,8 +8,7 @@ use datafusion::common::pruning::PruningStatistics;
 use datafusion::physical_optimizer::pruning::PruningPredicate;
 use futures::{StreamExt, TryStreamExt};
 use iceberg::spec::{
-    DataContentType, DataFile, ManifestContentType, ManifestEntry, ManifestEntryRef, ManifestFile, ManifestStatus,
-    Snapshot, TableMetadata,
+    DataContentType, DataFile, ManifestContentType, ManifestEntry, ManifestEntryRef, ManifestFile, ManifestStatus, Snapshot, TableMetadata,
 };
 
 use chainalytics_common::{Error, ErrorCode, Result};
@@ -69,8 +68,7 @@ pub async fn plan_files(
 ) -> Result<PlannedFiles> {
     let manifests = read_manifest_list(store, metadata, snapshot).await?;
     let manifests_total = manifests.len();
-    let live: Vec<ManifestFile> =
-        manifests.iter().filter(|m| m.has_added_files() || m.has_existing_files()).cloned().collect();
+    let live: Vec<ManifestFile> = manifests.iter().filter(|m| m.has_added_files() || m.has_existing_files()).cloned().collect();
     let kept = prune(predicate, &ManifestStatistics { columns, manifests: &live });
     let wanted: Vec<ManifestFile> = live
         .into_iter()
@@ -79,11 +77,8 @@ pub async fn plan_files(
         .filter_map(|(m, keep)| (keep || m.content == ManifestContentType::Deletes).then_some(m))
         .collect();
     let mut planned = PlannedFiles { manifests_total, manifests_read: wanted.len(), ..PlannedFiles::default() };
-    let files: Vec<Vec<ScanFile>> = futures::stream::iter(wanted)
-        .map(|manifest| live_files(store, manifest))
-        .buffered(MANIFEST_READS)
-        .try_collect()
-        .await?;
+    let files: Vec<Vec<ScanFile>> =
+        futures::stream::iter(wanted).map(|manifest| live_files(store, manifest)).buffered(MANIFEST_READS).try_collect().await?;
     let mut data = Vec::new();
     for file in files.into_iter().flatten() {
         match file.data_file().content_type() {
@@ -112,11 +107,7 @@ pub(super) fn prune(predicate: Option<&PruningPredicate>, statistics: &dyn Pruni
 }
 
 /// The manifests of a snapshot, data and deletes.
-pub async fn read_manifest_list(
-    store: &Arc<StoreRegistry>,
-    metadata: &TableMetadata,
-    snapshot: &Snapshot,
-) -> Result<Arc<Vec<ManifestFile>>> {
+pub async fn read_manifest_list(store: &Arc<StoreRegistry>, metadata: &TableMetadata, snapshot: &Snapshot) -> Result<Arc<Vec<ManifestFile>>> {
     if snapshot.manifest_list().is_empty() {
         return Err(Error::new(
             ErrorCode::TableFormat,

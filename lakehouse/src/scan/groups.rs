@@ -80,10 +80,7 @@ mod tests {
     #[test]
     fn a_large_file_is_cut_at_its_row_groups_and_nothing_is_lost() {
         let offsets: Vec<i64> = (0..10).map(|i| 4 + i * 10 * MIB as i64).collect();
-        let files = [
-            FileShape { bytes: 100 * MIB, split_offsets: &offsets },
-            FileShape { bytes: 20 * MIB, split_offsets: &[4] },
-        ];
+        let files = [FileShape { bytes: 100 * MIB, split_offsets: &offsets }, FileShape { bytes: 20 * MIB, split_offsets: &[4] }];
         let groups = balance(&files, 4);
         assert_eq!(groups.len(), 4);
         let mut ranges: Vec<_> = groups.iter().flatten().filter(|p| p.file == 0).filter_map(|p| p.range).collect();

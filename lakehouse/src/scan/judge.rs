@@ -32,12 +32,11 @@ impl IcebergTableProvider {
     pub(crate) fn info_may_match(&self, state: &dyn Session, filters: &[Expr], info: &DataFileInfo) -> Result<bool> {
         let metadata = self.loaded_metadata()?;
         let schema = metadata.current_schema();
-        let spec = metadata.partition_spec_by_id(info.partition_spec_id).ok_or_else(|| {
-            Error::new(ErrorCode::TableFormat, format!("unknown partition spec {}", info.partition_spec_id))
-        })?;
-        let partition_type = spec
-            .partition_type(schema)
-            .map_err(|e| Error::new(ErrorCode::TableFormat, format!("partition spec {}: {e}", spec.spec_id())))?;
+        let spec = metadata
+            .partition_spec_by_id(info.partition_spec_id)
+            .ok_or_else(|| Error::new(ErrorCode::TableFormat, format!("unknown partition spec {}", info.partition_spec_id)))?;
+        let partition_type =
+            spec.partition_type(schema).map_err(|e| Error::new(ErrorCode::TableFormat, format!("partition spec {}: {e}", spec.spec_id())))?;
         let file = ScanFile::new(info.to_iceberg(schema, &partition_type)?, info.partition_spec_id);
         Ok(self.may_match(state, filters, &[file])?.first().copied().unwrap_or(true))
     }

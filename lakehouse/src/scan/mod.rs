@@ -18,7 +18,7 @@ pub(crate) mod values;
 
 pub use build::{FILE_COLUMN, POSITION_COLUMN};
 pub(crate) use judge::is_total;
-pub(crate) use provider::{is_plain, plain_type};
 pub use provider::{IcebergTableProvider, ScanOptions};
+pub(crate) use provider::{is_plain, plain_type};
 pub use read::IcebergReadExec;
 pub use selector::SnapshotSelector;

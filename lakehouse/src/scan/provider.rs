@@ -7,14 +7,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, Result as DfResult, Statistics};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNode;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
-use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
+use datafusion::common::{DFSchema, Result as DfResult, Statistics};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::physical_expr::conjunction as physical_conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::conjunction as physical_conjunction;
+use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt};
 use iceberg::spec::{Schema, TableMetadata};
@@ -25,9 +25,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::build::{NamedFile, ScanRequest, external, file_field, position_field};
 use super::deletes::{DeleteIndex, DeleteRef, equality_ids, field_by_id};
-use super::evolution::{
-    folder_values, has_defaults, has_folder_values, name_mapping, names_are_stable, names_in_file,
-};
+use super::evolution::{folder_values, has_defaults, has_folder_values, name_mapping, names_are_stable, names_in_file};
 use super::files::{PlannedFiles, ScanFile, plan_files};
 use super::groups::{FileShape, balance};
 use super::pruning::ScanColumns;
@@ -94,19 +92,13 @@ impl IcebergTableProvider {
             at => at.resolve(&table.ident().to_string(), &metadata)?,
         };
         let schema = match snapshot_id.and_then(|id| metadata.snapshot_by_id(id)) {
-            Some(snapshot) if at.uses_snapshot_schema() => snapshot.schema(&metadata).map_err(|e| {
-                Error::new(ErrorCode::TableFormat, format!("table {}: schema of a snapshot: {e}", table.ident()))
-            })?,
+            Some(snapshot) if at.uses_snapshot_schema() => snapshot
+                .schema(&metadata)
+                .map_err(|e| Error::new(ErrorCode::TableFormat, format!("table {}: schema of a snapshot: {e}", table.ident())))?,
             _ => Arc::clone(metadata.current_schema()),
         };
-        let provider = Self::from_parts(
-            table.ident().clone(),
-            Arc::clone(table.store()),
-            table.metadata_location().to_owned(),
-            snapshot_id,
-            schema,
-            options,
-        )?;
+        let provider =
+            Self::from_parts(table.ident().clone(), Arc::clone(table.store()), table.metadata_location().to_owned(), snapshot_id, schema, options)?;
         Ok(Self { metadata: OnceCell::new_with(Some(metadata)), ..provider })
     }
 
@@ -174,22 +166,13 @@ impl IcebergTableProvider {
 
     /// The inverse of [`Self::to_bytes`]; reads nothing yet.
     pub fn from_bytes(bytes: &[u8], store: Arc<StoreRegistry>) -> Result<Self> {
-        let wire: Wire = serde_json::from_slice(bytes)
-            .map_err(|e| Error::new(ErrorCode::Internal, format!("cannot decode a table of a plan: {e}")))?;
-        Self::from_parts(
-            wire.ident,
-            store,
-            wire.metadata_location,
-            wire.snapshot_id,
-            Arc::new(wire.schema),
-            wire.options,
-        )
+        let wire: Wire =
+            serde_json::from_slice(bytes).map_err(|e| Error::new(ErrorCode::Internal, format!("cannot decode a table of a plan: {e}")))?;
+        Self::from_parts(wire.ident, store, wire.metadata_location, wire.snapshot_id, Arc::new(wire.schema), wire.options)
     }
 
     async fn metadata(&self) -> Result<&Arc<TableMetadata>> {
-        self.metadata
-            .get_or_try_init(|| self.store.metadata_cache().load_metadata(&self.store, &self.metadata_location))
-            .await
+        self.metadata.get_or_try_init(|| self.store.metadata_cache().load_metadata(&self.store, &self.metadata_location)).await
     }
 
     /// The files whose rows may satisfy all of `filters` (over the table's columns, names unqualified).
@@ -206,8 +189,7 @@ impl IcebergTableProvider {
         };
         let scan_columns = ScanColumns::new(metadata, &self.iceberg_schema, &self.schema);
         let predicate = self.pruning_predicate(state, filters).map_err(Error::from_datafusion)?;
-        let only: Option<HashSet<String>> =
-            self.options.only_files.as_ref().map(|files| files.iter().cloned().collect());
+        let only: Option<HashSet<String>> = self.options.only_files.as_ref().map(|files| files.iter().cloned().collect());
         plan_files(&self.store, metadata, snapshot, &scan_columns, predicate.as_ref(), only.as_ref()).await
     }
 
@@ -217,9 +199,10 @@ impl IcebergTableProvider {
 
     /// The metadata, for callers that made the provider from a loaded table.
     pub(super) fn loaded_metadata(&self) -> Result<&TableMetadata> {
-        self.metadata.get().map(Arc::as_ref).ok_or_else(|| {
-            Error::new(ErrorCode::Internal, format!("the metadata of table {} is not loaded", self.ident))
-        })
+        self.metadata
+            .get()
+            .map(Arc::as_ref)
+            .ok_or_else(|| Error::new(ErrorCode::Internal, format!("the metadata of table {} is not loaded", self.ident)))
     }
 
     pub(super) fn pruning_predicate(&self, state: &dyn Session, filters: &[Expr]) -> DfResult<Option<PruningPredicate>> {
@@ -235,9 +218,7 @@ impl IcebergTableProvider {
             let filter = simplifier.coerce(filter.clone(), &schema).and_then(|f| simplifier.simplify(f));
             filter.and_then(|f| state.create_physical_expr(f, &schema)).ok()
         });
-        let predicate = PruningPredicateBuilder::new()
-            .with_file_schema(Arc::clone(&self.schema))
-            .try_build(physical_conjunction(judged));
+        let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.schema)).try_build(physical_conjunction(judged));
         Ok(predicate.ok().filter(|p| !p.always_true()))
     }
 
@@ -289,10 +270,7 @@ impl IcebergTableProvider {
                 continue;
             }
             let field = field_by_id(metadata, id).ok_or_else(|| {
-                Error::new(
-                    ErrorCode::TableFormat,
-                    format!("table {} has equality deletes by field {id}, which none of its schemas has", self.ident),
-                )
+                Error::new(ErrorCode::TableFormat, format!("table {} has equality deletes by field {id}, which none of its schemas has", self.ident))
             })?;
             // Files written after it was dropped lack it.
             let mut field = field.as_ref().clone();
@@ -302,16 +280,11 @@ impl IcebergTableProvider {
             }
             fields.push(Arc::new(field));
         }
-        let schema = Schema::builder()
-            .with_fields(fields)
-            .build()
-            .map_err(|e| Error::new(ErrorCode::TableFormat, format!("table {}: {e}", self.ident)))?;
+        let schema =
+            Schema::builder().with_fields(fields).build().map_err(|e| Error::new(ErrorCode::TableFormat, format!("table {}: {e}", self.ident)))?;
         let shapes: Vec<FileShape<'_>> = files
             .iter()
-            .map(|f| FileShape {
-                bytes: f.data_file().file_size_in_bytes(),
-                split_offsets: f.data_file().split_offsets().unwrap_or(&[]),
-            })
+            .map(|f| FileShape { bytes: f.data_file().file_size_in_bytes(), split_offsets: f.data_file().split_offsets().unwrap_or(&[]) })
             .collect();
         let groups = balance(&shapes, state.config().target_partitions());
         let rows = files.iter().map(|f| f.data_file().record_count()).sum();
@@ -363,9 +336,7 @@ impl IcebergTableProvider {
         if !files.is_empty() {
             let metadata = self.metadata().await?;
             let deletes = DeleteIndex::build(&planned.deletes, metadata)?;
-            let own = self.options.position_column
-                || has_defaults(&self.iceberg_schema)
-                || has_folder_values(metadata);
+            let own = self.options.position_column || has_defaults(&self.iceberg_schema) || has_folder_values(metadata);
             if own || files.iter().any(|file| !deletes.for_file(file).is_empty()) {
                 return self.read_plan(state, metadata, projection, files, &deletes).await;
             }
@@ -391,9 +362,7 @@ impl IcebergTableProvider {
 
 /// Whether an expression can be judged by statistics: no subquery (its value is not known yet), nothing random.
 pub(crate) fn is_plain(filter: &Expr) -> bool {
-    let subquery = filter.exists(|e| {
-        Ok(matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_)))
-    });
+    let subquery = filter.exists(|e| Ok(matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_))));
     matches!(subquery, Ok(false)) && !filter.is_volatile()
 }
 
@@ -474,9 +443,6 @@ impl TableProvider for IcebergTableProvider {
 
 impl fmt::Debug for IcebergTableProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IcebergTableProvider")
-            .field("ident", &self.ident)
-            .field("snapshot_id", &self.snapshot_id)
-            .finish_non_exhaustive()
+        f.debug_struct("IcebergTableProvider").field("ident", &self.ident).field("snapshot_id", &self.snapshot_id).finish_non_exhaustive()
     }
 }

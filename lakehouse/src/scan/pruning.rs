@@ -8,9 +8,7 @@ use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, ScalarValue};
-use iceberg::spec::{
-    Datum, ManifestFile, PartitionSpec, PrimitiveType, Schema, StructType, TableMetadata, Transform, Type,
-};
+use iceberg::spec::{Datum, ManifestFile, PartitionSpec, PrimitiveType, Schema, StructType, TableMetadata, Transform, Type};
 use iceberg::transform::create_transform_function;
 
 use super::files::ScanFile;
@@ -38,10 +36,7 @@ impl ScanColumns {
                 Some((f.name.clone(), (f.id, arrow.data_type().clone(), primitive)))
             })
             .collect();
-        let specs = metadata
-            .partition_specs_iter()
-            .map(|spec| (spec.spec_id(), (Arc::clone(spec), spec.partition_type(schema).ok())))
-            .collect();
+        let specs = metadata.partition_specs_iter().map(|spec| (spec.spec_id(), (Arc::clone(spec), spec.partition_type(schema).ok()))).collect();
         Self { columns, specs }
     }
 
@@ -88,14 +83,10 @@ impl FileStatistics<'_> {
             return Some(scalar);
         }
         let (spec, _) = self.columns.specs.get(&file.spec_id)?;
-        spec.fields()
-            .iter()
-            .zip(data.partition().fields())
-            .filter(|(field, _)| field.source_id == id)
-            .find_map(|(field, value)| {
-                let (min, max) = source_range(&field.transform, value.as_ref()?, data_type);
-                if upper { max } else { min }
-            })
+        spec.fields().iter().zip(data.partition().fields()).filter(|(field, _)| field.source_id == id).find_map(|(field, value)| {
+            let (min, max) = source_range(&field.transform, value.as_ref()?, data_type);
+            if upper { max } else { min }
+        })
     }
 
     pub(super) fn null_count(&self, file: &ScanFile, id: i32) -> Option<u64> {
@@ -104,16 +95,14 @@ impl FileStatistics<'_> {
             return Some(*count);
         }
         let (spec, _) = self.columns.specs.get(&file.spec_id)?;
-        spec.fields()
-            .iter()
-            .zip(data.partition().fields())
-            .filter(|(field, _)| field.source_id == id && field.transform != Transform::Void)
-            .find_map(|(field, value)| match value {
+        spec.fields().iter().zip(data.partition().fields()).filter(|(field, _)| field.source_id == id && field.transform != Transform::Void).find_map(
+            |(field, value)| match value {
                 None => Some(data.record_count()),
                 // Transforms give null for null and for nothing else.
                 Some(_) if field.transform != Transform::Unknown => Some(0),
                 Some(_) => None,
-            })
+            },
+        )
     }
 }
 
@@ -253,9 +242,7 @@ impl PruningStatistics for ManifestStatistics<'_> {
                 let (spec, _) = self.columns.specs.get(&manifest.partition_spec_id)?;
                 let summaries = manifest.partitions.as_ref()?;
                 let no_nulls = spec.fields().iter().zip(summaries).any(|(field, summary)| {
-                    field.source_id == *id
-                        && !matches!(field.transform, Transform::Void | Transform::Unknown)
-                        && !summary.contains_null
+                    field.source_id == *id && !matches!(field.transform, Transform::Void | Transform::Unknown) && !summary.contains_null
                 });
                 no_nulls.then_some(0)
             })

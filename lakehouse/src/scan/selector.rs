@@ -34,23 +34,18 @@ impl SnapshotSelector {
                 Some(snapshot) => Ok(Some(snapshot.snapshot_id())),
                 // An empty table has no main branch yet.
                 None if name == "main" && metadata.current_snapshot_id().is_none() => Ok(None),
-                None => Err(missing(format!(
-                    "table {table} has no branch or tag '{name}'; SELECT * FROM {table}.refs lists those that exist"
-                ))),
+                None => Err(missing(format!("table {table} has no branch or tag '{name}'; SELECT * FROM {table}.refs lists those that exist"))),
             },
             Self::TimestampMs(at) => metadata
                 .history()
                 .iter()
                 .rfind(|log| log.timestamp_ms() <= *at)
                 .map(|log| Some(log.snapshot_id))
-                .ok_or_else(|| {
-                    missing(format!("table {table} had no snapshot at {}", time_text(*at)))
-                })
+                .ok_or_else(|| missing(format!("table {table} had no snapshot at {}", time_text(*at))))
                 .and_then(|id| match id {
-                    Some(id) if metadata.snapshot_by_id(id).is_none() => Err(missing(format!(
-                        "the snapshot that table {table} had at {} has expired",
-                        time_text(*at)
-                    ))),
+                    Some(id) if metadata.snapshot_by_id(id).is_none() => {
+                        Err(missing(format!("the snapshot that table {table} had at {} has expired", time_text(*at))))
+                    }
                     id => Ok(id),
                 }),
         }
@@ -74,8 +69,7 @@ impl SnapshotSelector {
 }
 
 fn time_text(timestamp_ms: i64) -> String {
-    DateTime::from_timestamp_millis(timestamp_ms)
-        .map_or_else(|| format!("{timestamp_ms} ms"), |t| t.format("%Y-%m-%d %H:%M:%S%.3f UTC").to_string())
+    DateTime::from_timestamp_millis(timestamp_ms).map_or_else(|| format!("{timestamp_ms} ms"), |t| t.format("%Y-%m-%d %H:%M:%S%.3f UTC").to_string())
 }
 
 fn missing(message: String) -> Error {

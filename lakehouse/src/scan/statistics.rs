@@ -42,9 +42,7 @@ fn column_statistics(files: &[ScanFile], column: &StatColumn) -> ColumnStatistic
     let nulls: Option<u64> = files.iter().map(|f| f.data_file().null_value_counts().get(&id).copied()).sum();
     statistics.null_count = nulls.map_or(Precision::Absent, |n| Precision::Exact(count(n)));
     let stored: Option<u64> = files.iter().map(|f| f.data_file().column_sizes().get(&id).copied()).sum();
-    statistics.byte_size = stored.map_or(Precision::Absent, |bytes| {
-        Precision::Inexact(count(bytes.saturating_mul(DECODED_PER_STORED_BYTE)))
-    });
+    statistics.byte_size = stored.map_or(Precision::Absent, |bytes| Precision::Inexact(count(bytes.saturating_mul(DECODED_PER_STORED_BYTE))));
     statistics.min_value = extreme(files, column, id, false);
     statistics.max_value = extreme(files, column, id, true);
     statistics
@@ -64,7 +62,13 @@ fn extreme(files: &[ScanFile], column: &StatColumn, id: i32, upper: bool) -> Pre
         let better = match &best {
             None => true,
             Some(best) => match value.partial_cmp(best) {
-                Some(order) => if upper { order.is_gt() } else { order.is_lt() },
+                Some(order) => {
+                    if upper {
+                        order.is_gt()
+                    } else {
+                        order.is_lt()
+                    }
+                }
                 None => return Precision::Absent,
             },
         };

@@ -22,12 +22,8 @@ pub fn literal_to_scalar(value: &PrimitiveLiteral, to: &DataType) -> Option<Scal
         (L::Double(v), DataType::Float64) if !v.is_nan() => ScalarValue::Float64(Some(v.0)),
         (L::Int(v), DataType::Date32) => ScalarValue::Date32(Some(*v)),
         (L::Long(v), DataType::Time64(TimeUnit::Microsecond)) => ScalarValue::Time64Microsecond(Some(*v)),
-        (L::Long(v), DataType::Timestamp(TimeUnit::Microsecond, zone)) => {
-            ScalarValue::TimestampMicrosecond(Some(*v), zone.clone())
-        }
-        (L::Long(v), DataType::Timestamp(TimeUnit::Nanosecond, zone)) => {
-            ScalarValue::TimestampNanosecond(Some(*v), zone.clone())
-        }
+        (L::Long(v), DataType::Timestamp(TimeUnit::Microsecond, zone)) => ScalarValue::TimestampMicrosecond(Some(*v), zone.clone()),
+        (L::Long(v), DataType::Timestamp(TimeUnit::Nanosecond, zone)) => ScalarValue::TimestampNanosecond(Some(*v), zone.clone()),
         (L::String(v), DataType::Utf8) => ScalarValue::Utf8(Some(v.clone())),
         (L::String(v), DataType::LargeUtf8) => ScalarValue::LargeUtf8(Some(v.clone())),
         (L::String(v), DataType::Utf8View) => ScalarValue::Utf8View(Some(v.clone())),
@@ -35,9 +31,7 @@ pub fn literal_to_scalar(value: &PrimitiveLiteral, to: &DataType) -> Option<Scal
         (L::Binary(v), DataType::LargeBinary) => ScalarValue::LargeBinary(Some(v.clone())),
         (L::Binary(v), DataType::BinaryView) => ScalarValue::BinaryView(Some(v.clone())),
         (L::Binary(v), DataType::FixedSizeBinary(n)) => ScalarValue::FixedSizeBinary(*n, Some(v.clone())),
-        (L::UInt128(v), DataType::FixedSizeBinary(16)) => {
-            ScalarValue::FixedSizeBinary(16, Some(v.to_be_bytes().to_vec()))
-        }
+        (L::UInt128(v), DataType::FixedSizeBinary(16)) => ScalarValue::FixedSizeBinary(16, Some(v.to_be_bytes().to_vec())),
         (L::Int128(v), DataType::Decimal128(p, s)) => ScalarValue::Decimal128(Some(*v), *p, *s),
         _ => return None,
     })
@@ -55,19 +49,13 @@ pub fn scalar_to_datum(value: &ScalarValue, to: &PrimitiveType) -> Option<Datum>
         (S::TimestampMicrosecond(Some(v), _), PrimitiveType::Timestamp) => Datum::timestamp_micros(*v),
         (S::TimestampMicrosecond(Some(v), _), PrimitiveType::Timestamptz) => Datum::timestamptz_micros(*v),
         (S::Utf8(Some(v)) | S::LargeUtf8(Some(v)) | S::Utf8View(Some(v)), PrimitiveType::String) => Datum::string(v),
-        (S::Binary(Some(v)) | S::LargeBinary(Some(v)) | S::BinaryView(Some(v)), PrimitiveType::Binary) => {
-            Datum::binary(v.iter().copied())
-        }
+        (S::Binary(Some(v)) | S::LargeBinary(Some(v)) | S::BinaryView(Some(v)), PrimitiveType::Binary) => Datum::binary(v.iter().copied()),
         _ => return None,
     })
 }
 
 /// The smallest and largest source value that a transform maps to `value`; either may be unknown.
-pub fn source_range(
-    transform: &Transform,
-    value: &Literal,
-    source: &DataType,
-) -> (Option<ScalarValue>, Option<ScalarValue>) {
+pub fn source_range(transform: &Transform, value: &Literal, source: &DataType) -> (Option<ScalarValue>, Option<ScalarValue>) {
     let Some(value) = value.as_primitive_literal() else {
         return (None, None);
     };
@@ -89,11 +77,7 @@ pub fn source_range(
     }
 }
 
-fn truncate_range(
-    value: &PrimitiveLiteral,
-    width: u32,
-    source: &DataType,
-) -> (Option<ScalarValue>, Option<ScalarValue>) {
+fn truncate_range(value: &PrimitiveLiteral, width: u32, source: &DataType) -> (Option<ScalarValue>, Option<ScalarValue>) {
     let min = literal_to_scalar(value, source);
     let last = match value {
         PrimitiveLiteral::Int(v) => i32::try_from(width).ok().and_then(|w| v.checked_add(w - 1)).map(PrimitiveLiteral::Int),

@@ -19,16 +19,8 @@ use crate::table::arrow_schema::arrow_type;
 /// Table property: how writes distribute rows, `hash`, `range` or `none`.
 const DISTRIBUTION_MODE: &str = "write.distribution-mode";
 /// Properties that are part of the metadata itself and change by statements of their own.
-const RESERVED: [&str; 8] = [
-    "uuid",
-    "provider",
-    "location",
-    "current-schema",
-    "current-snapshot-id",
-    "current-snapshot-summary",
-    "default-partition-spec",
-    "sort-order",
-];
+const RESERVED: [&str; 8] =
+    ["uuid", "provider", "location", "current-schema", "current-snapshot-id", "current-snapshot-summary", "default-partition-spec", "sort-order"];
 
 impl Runner<'_> {
     pub(super) async fn alter_table(&self, alter: AlterTable) -> Result<StatementResult> {
@@ -76,11 +68,7 @@ impl Runner<'_> {
         Ok(StatementResult::Ok)
     }
 
-    async fn rename_table(
-        &self,
-        table: &Table,
-        name: &datafusion::sql::sqlparser::ast::ObjectName,
-    ) -> Result<StatementResult> {
+    async fn rename_table(&self, table: &Table, name: &datafusion::sql::sqlparser::ast::ObjectName) -> Result<StatementResult> {
         let to = ident_of(self.ctx, name)?;
         let catalog = self.lakehouse.catalog();
         if !catalog.namespace_exists(&to.namespace_key()).await? {
@@ -114,9 +102,7 @@ fn set_properties(mut change: TableChange, pairs: Vec<(String, String)>) -> Resu
     check_keys(pairs.iter().map(|(key, _)| key.as_str()))?;
     let mut properties: BTreeMap<String, String> = pairs.into_iter().collect();
     if let Some(version) = properties.remove("format-version") {
-        let version = version.parse().map_err(|_| {
-            Error::new(ErrorCode::InvalidArgument, format!("format-version '{version}': it is 1, 2 or 3"))
-        })?;
+        let version = version.parse().map_err(|_| Error::new(ErrorCode::InvalidArgument, format!("format-version '{version}': it is 1, 2 or 3")))?;
         change = change.edit(vec![TableEdit::FormatVersion(version)]);
     }
     Ok(properties.into_iter().fold(change, |change, (key, value)| change.set_property(key, value)))

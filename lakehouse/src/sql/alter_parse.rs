@@ -13,8 +13,8 @@ use super::refs::{RefStatement, parse_ref_drop, parse_ref_set};
 use super::statement::{expect_end, parse_error, syntax_error};
 use super::terms::{parse_sort_term, parse_target, parse_term};
 use super::types::{parse_options, parse_type};
-use super::words::{accept, expect, expected, list, name, next_are, path, text};
 use super::unsupported;
+use super::words::{accept, expect, expected, list, name, next_are, path, text};
 use crate::commit::{ColumnPath, PartitionEdit, Position, SchemaEdit, SortTerm};
 
 /// A parsed `ALTER TABLE`.
@@ -29,10 +29,16 @@ pub struct AlterTable {
 pub enum AlterAction {
     Schema(Vec<SchemaEdit>),
     /// A new write default, its SQL; none drops it.
-    Default { path: ColumnPath, value: Option<String> },
+    Default {
+        path: ColumnPath,
+        value: Option<String>,
+    },
     Partition(PartitionEdit),
     /// `WRITE …`: the order (if it is given) and the value of `write.distribution-mode`.
-    Write { order: Vec<SortTerm>, distribution: &'static str },
+    Write {
+        order: Vec<SortTerm>,
+        distribution: &'static str,
+    },
     SetProperties(Vec<(String, String)>),
     UnsetProperties(Vec<String>),
     SetLocation(String),

@@ -130,11 +130,8 @@ impl Runner<'_> {
     /// The value of an expression that is no literal, a subquery perhaps; `None` for NULL.
     pub(super) async fn scalar(&self, expression: &Expr, data_type: DataType) -> Result<Option<ScalarValue>> {
         let wrong = |what: String| procedures::bad_argument(format!("argument {expression}: {what}"));
-        let plan = plan_query(self.ctx, self.lakehouse, &format!("SELECT {expression} AS value"))
-            .await
-            .map_err(|e| wrong(e.message().to_owned()))?;
-        let batches: Vec<RecordBatch> =
-            self.executor.execute_logical(plan).await?.try_collect().await.map_err(Error::from_datafusion)?;
+        let plan = plan_query(self.ctx, self.lakehouse, &format!("SELECT {expression} AS value")).await.map_err(|e| wrong(e.message().to_owned()))?;
+        let batches: Vec<RecordBatch> = self.executor.execute_logical(plan).await?.try_collect().await.map_err(Error::from_datafusion)?;
         let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let batch = batches.iter().find(|batch| batch.num_rows() == 1).filter(|_| count == 1);
         let column = batch.ok_or_else(|| wrong(format!("{count} values")))?.column(0);

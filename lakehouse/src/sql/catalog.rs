@@ -58,8 +58,7 @@ impl LakehouseCatalogProvider {
         let catalog = self.shared.lakehouse.catalog();
         let mut listing = BTreeMap::new();
         for namespace in catalog.list_namespaces().await? {
-            let mut names: Vec<String> =
-                catalog.list_tables(&namespace).await?.iter().map(|t| t.name().to_string()).collect();
+            let mut names: Vec<String> = catalog.list_tables(&namespace).await?.iter().map(|t| t.name().to_string()).collect();
             names.sort_unstable();
             listing.insert(namespace, names);
         }
@@ -130,9 +129,9 @@ fn at_ref(table: &Table, at: SnapshotSelector) -> Result<Arc<dyn TableProvider>>
 
 /// The ref that `branch_x` or `tag_x` names.
 pub fn ref_name(name: &str) -> Option<&str> {
-    let prefix = ["branch_", "tag_"].into_iter().find(|prefix| {
-        name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)) && name.len() > prefix.len()
-    })?;
+    let prefix = ["branch_", "tag_"]
+        .into_iter()
+        .find(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)) && name.len() > prefix.len())?;
     Some(&name[prefix.len()..])
 }
 
@@ -168,9 +167,7 @@ async fn find_own(lakehouse: &Lakehouse, ident: &TableIdent) -> Result<Option<Ta
         return Ok(Some(table));
     }
     let namespace = ident.namespace_key();
-    let Some(namespace) =
-        catalog.list_namespaces().await?.into_iter().find(|n| n.eq_ignore_ascii_case(&namespace))
-    else {
+    let Some(namespace) = catalog.list_namespaces().await?.into_iter().find(|n| n.eq_ignore_ascii_case(&namespace)) else {
         return Ok(None);
     };
     let names = catalog.list_tables(&namespace).await?;
@@ -209,10 +206,8 @@ pub async fn table_not_found(lakehouse: &Lakehouse, ident: &TableIdent) -> Error
 
 fn near_names<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let wanted = wanted.to_lowercase();
-    let mut scored: Vec<(f64, &str)> = names
-        .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
-        .filter(|(score, _)| *score > 0.8)
-        .collect();
+    let mut scored: Vec<(f64, &str)> =
+        names.map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name)).filter(|(score, _)| *score > 0.8).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     scored.into_iter().take(SUGGESTIONS).map(|(_, name)| name.to_string()).collect()
 }

@@ -3,19 +3,17 @@
 
 use datafusion::common::TableReference;
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::sql::sqlparser::ast::{
-    AssignmentTarget, Delete, FromTable, ObjectName, TableFactor, TableWithJoins, Update,
-};
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::ast::{AssignmentTarget, Delete, FromTable, ObjectName, TableFactor, TableWithJoins, Update};
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::catalog::load_table;
 use super::names::{ident_of, part_value, plan};
-use super::statement::{parse_statement, split_statements, ParsedStatement};
+use super::statement::{ParsedStatement, parse_statement, split_statements};
 use super::{Runner, StatementResult, dialect_of, unsupported};
-use crate::dml::{Assignment, RowEdit, committed_step, rewrite_rows};
 use crate::commit::TableOutcome;
+use crate::dml::{Assignment, RowEdit, committed_step, rewrite_rows};
 use crate::table::Table;
 
 impl Runner<'_> {
@@ -48,10 +46,7 @@ impl Runner<'_> {
             let column = last_part(name);
             let known = target.table.schema().fields().iter().find(|f| f.name().eq_ignore_ascii_case(&column));
             let Some(known) = known else {
-                return Err(Error::new(
-                    ErrorCode::SchemaMismatch,
-                    format!("table {} has no column '{column}'", target.table.ident()),
-                ));
+                return Err(Error::new(ErrorCode::SchemaMismatch, format!("table {} has no column '{column}'", target.table.ident())));
             };
             if names.contains(known.name()) {
                 return Err(Error::new(ErrorCode::SchemaMismatch, format!("column '{column}' is assigned twice")));
@@ -64,11 +59,7 @@ impl Runner<'_> {
         let LogicalPlan::Projection(projection) = planned else {
             return Err(unsupported("aggregates and windows in UPDATE … SET"));
         };
-        let assignments = names
-            .into_iter()
-            .zip(projection.expr)
-            .map(|(column, value)| Assignment { column, value: value.unalias() })
-            .collect();
+        let assignments = names.into_iter().zip(projection.expr).map(|(column, value)| Assignment { column, value: value.unalias() }).collect();
         self.change(&target, update.selection.as_ref(), RowEdit::Update(assignments)).await
     }
 
@@ -122,11 +113,7 @@ impl Runner<'_> {
         let table = load_table(self.lakehouse, &ident_of(self.ctx, name)?).await?;
         let (text, qualifier) = match alias {
             Some(alias) => {
-                let lower = if alias.name.quote_style.is_some() {
-                    alias.name.value.clone()
-                } else {
-                    alias.name.value.to_lowercase()
-                };
+                let lower = if alias.name.quote_style.is_some() { alias.name.value.clone() } else { alias.name.value.to_lowercase() };
                 (format!("{name} AS {}", alias.name), TableReference::bare(lower))
             }
             None => {

@@ -36,10 +36,7 @@ impl Runner<'_> {
             (Some(existing), CreateMode::Create) => {
                 return Err(Error::new(
                     ErrorCode::TableExists,
-                    format!(
-                        "table {} exists already; use CREATE TABLE IF NOT EXISTS or CREATE OR REPLACE TABLE",
-                        existing.ident()
-                    ),
+                    format!("table {} exists already; use CREATE TABLE IF NOT EXISTS or CREATE OR REPLACE TABLE", existing.ident()),
                 ));
             }
             (None, CreateMode::Replace) => return Err(table_not_found(self.lakehouse, &ident).await),
@@ -50,9 +47,7 @@ impl Runner<'_> {
             None => None,
         };
         let fields: Vec<Field> = match &query {
-            Some(query) => {
-                query.schema().fields().iter().map(|f| Field::new(f.name(), plain_type(f.data_type()), true)).collect()
-            }
+            Some(query) => query.schema().fields().iter().map(|f| Field::new(f.name(), plain_type(f.data_type()), true)).collect(),
             None => {
                 let version = create.properties.iter().find(|(key, _)| key == "format-version");
                 if create.columns.iter().any(has_default) && version.is_none_or(|(_, version)| version != "3") {
@@ -79,13 +74,7 @@ impl Runner<'_> {
         }
     }
 
-    async fn new_table(
-        &self,
-        ident: TableIdent,
-        definition: ReplaceTable,
-        mode: CreateMode,
-        query: Option<LogicalPlan>,
-    ) -> Result<StatementResult> {
+    async fn new_table(&self, ident: TableIdent, definition: ReplaceTable, mode: CreateMode, query: Option<LogicalPlan>) -> Result<StatementResult> {
         let catalog = self.lakehouse.catalog();
         let mut create = CreateTable::new(ident.clone(), definition.schema);
         create.partition = definition.partition;
@@ -96,8 +85,7 @@ impl Runner<'_> {
             return Ok(StatementResult::Ok);
         };
         let state = self.ctx.state();
-        let written =
-            self.write(&state).plan(&table, query, &Matching::ByPosition, Casting::Checked, WriteMode::OverwriteAll).await;
+        let written = self.write(&state).plan(&table, query, &Matching::ByPosition, Casting::Checked, WriteMode::OverwriteAll).await;
         match written {
             Ok(done) => Ok(StatementResult::Affected { rows: done.added_rows, snapshot_id: done.snapshot_id }),
             Err(error) => {
@@ -113,12 +101,7 @@ impl Runner<'_> {
 
     /// Puts a new definition, and the rows of a query, in the place of a table's own in one commit. Its snapshots stay
     /// reachable by their ids.
-    async fn replace_table(
-        &self,
-        table: &Table,
-        definition: ReplaceTable,
-        query: Option<LogicalPlan>,
-    ) -> Result<StatementResult> {
+    async fn replace_table(&self, table: &Table, definition: ReplaceTable, query: Option<LogicalPlan>) -> Result<StatementResult> {
         let ident = table.ident().clone();
         let edits = vec![TableEdit::Replace(definition)];
         let base = table.metadata_location().to_owned();
@@ -142,10 +125,7 @@ impl Runner<'_> {
         match Transaction::new(self.lakehouse).add(change).commit(self.options.clone()).await {
             Ok(outcome) => {
                 let done = outcome.table(&ident);
-                Ok(StatementResult::Affected {
-                    rows: done.map_or(0, |done| done.added_rows),
-                    snapshot_id: done.and_then(|done| done.snapshot_id),
-                })
+                Ok(StatementResult::Affected { rows: done.map_or(0, |done| done.added_rows), snapshot_id: done.and_then(|done| done.snapshot_id) })
             }
             Err(error) => {
                 if error.code() != ErrorCode::CommitUnknown {

@@ -192,9 +192,7 @@ mod tests {
                    TBLPROPERTIES ('write.format.default' = 'parquet', 'format-version' = '2')";
         let dialect = GenericDialect {};
         let tokens = split_statements(sql, &dialect).unwrap().remove(0);
-        let ParsedStatement::CreateTable(create) = parse_statement(tokens, &dialect).unwrap() else {
-            panic!("not a CREATE TABLE")
-        };
+        let ParsedStatement::CreateTable(create) = parse_statement(tokens, &dialect).unwrap() else { panic!("not a CREATE TABLE") };
         assert!(create.mode == CreateMode::CreateIfNotExists && !create.columns[0].is_nullable());
         assert_eq!(create.columns[2].data_type(), &DataType::Timestamp(TimeUnit::Microsecond, None));
         assert!(matches!(create.columns[3].data_type(), DataType::Timestamp(_, Some(_))));

@@ -33,7 +33,10 @@ impl Runner<'_> {
                     if purge && table.property("gc.enabled") == Some("false") {
                         return Err(Error::new(
                             ErrorCode::InvalidArgument,
-                            format!("table {} has gc.enabled = false: its files may be others' too and are not deleted; DROP TABLE without PURGE", table.ident()),
+                            format!(
+                                "table {} has gc.enabled = false: its files may be others' too and are not deleted; DROP TABLE without PURGE",
+                                table.ident()
+                            ),
                         ));
                     }
                     self.lakehouse.catalog().drop_table(table.ident(), purge).await?;
@@ -55,12 +58,7 @@ impl Runner<'_> {
         Ok(StatementResult::Ok)
     }
 
-    pub(super) async fn drop_namespaces(
-        &self,
-        names: &[ObjectName],
-        if_exists: bool,
-        cascade: bool,
-    ) -> Result<StatementResult> {
+    pub(super) async fn drop_namespaces(&self, names: &[ObjectName], if_exists: bool, cascade: bool) -> Result<StatementResult> {
         let catalog = self.lakehouse.catalog();
         for name in names {
             let namespace = self.namespace(name);
@@ -107,8 +105,7 @@ impl Runner<'_> {
             }
             None => self.ctx.state().config_options().catalog.default_schema.clone(),
         };
-        let mut names: Vec<(String, bool)> =
-            catalog.list_tables(&namespace).await?.iter().map(|t| (t.name().to_string(), false)).collect();
+        let mut names: Vec<(String, bool)> = catalog.list_tables(&namespace).await?.iter().map(|t| (t.name().to_string(), false)).collect();
         let state = self.ctx.state();
         if let Some(schema) = self.ctx.catalog(&state.config_options().catalog.default_catalog).and_then(|c| c.schema(&namespace)) {
             for name in schema.table_names() {
@@ -142,7 +139,6 @@ fn namespace_not_found(namespace: &str) -> Error {
 
 /// Columns of text as a batch.
 pub(super) fn text_batch(columns: &[(&str, Vec<String>)]) -> Result<RecordBatch> {
-    let columns =
-        columns.iter().map(|(name, values)| (*name, Arc::new(StringArray::from_iter_values(values)) as ArrayRef));
+    let columns = columns.iter().map(|(name, values)| (*name, Arc::new(StringArray::from_iter_values(values)) as ArrayRef));
     RecordBatch::try_from_iter(columns).map_err(|e| Error::new(ErrorCode::Internal, format!("listing: {e}")))
 }

@@ -49,11 +49,7 @@ impl Runner<'_> {
             }
         };
         let column = |pick: fn(&Line) -> &String| lines.iter().map(|line| pick(line).clone()).collect();
-        rows(text_batch(&[
-            ("col_name", column(|l| &l.0)),
-            ("data_type", column(|l| &l.1)),
-            ("comment", column(|l| &l.2)),
-        ])?)
+        rows(text_batch(&[("col_name", column(|l| &l.0)), ("data_type", column(|l| &l.1)), ("comment", column(|l| &l.2))])?)
     }
 
     pub(super) async fn show_create_table(&self, name: &ObjectName) -> Result<StatementResult> {
@@ -115,8 +111,7 @@ fn table_lines(table: &Table, extended: bool) -> Vec<Line> {
     }
     if extended {
         let detail = |name: &str, value: String| (name.to_owned(), value, String::new());
-        let properties: Vec<String> =
-            reported_properties(table).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let properties: Vec<String> = reported_properties(table).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
         lines.push(heading(""));
         lines.push(heading("# Detailed Table Information"));
         lines.push(detail("Name", table.ident().to_string()));
@@ -133,8 +128,7 @@ fn table_lines(table: &Table, extended: bool) -> Vec<Line> {
 
 fn view_lines(view: &ViewDefinition, name: &str, extended: bool) -> Vec<Line> {
     let comment = |field: &datafusion::arrow::datatypes::FieldRef| field.metadata().get(DOC_KEY).cloned().unwrap_or_default();
-    let mut lines: Vec<Line> =
-        view.schema.fields().iter().map(|f| (f.name().clone(), type_name(f.data_type()), comment(f))).collect();
+    let mut lines: Vec<Line> = view.schema.fields().iter().map(|f| (f.name().clone(), type_name(f.data_type()), comment(f))).collect();
     if extended {
         let detail = |name: &str, value: String| (name.to_owned(), value, String::new());
         lines.push(detail("", String::new()));
@@ -152,15 +146,13 @@ fn view_lines(view: &ViewDefinition, name: &str, extended: bool) -> Vec<Line> {
 fn reported_properties(table: &Table) -> BTreeMap<String, String> {
     let metadata = table.metadata();
     let schema = metadata.current_schema();
-    let mut all: BTreeMap<String, String> =
-        table.properties().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut all: BTreeMap<String, String> = table.properties().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let format = table.property("write.format.default").unwrap_or("parquet");
     all.insert("format".to_owned(), format!("iceberg/{format}"));
     all.insert("format-version".to_owned(), table.format_version().to_string());
     let snapshot = table.current_snapshot_id().map_or_else(|| "none".to_owned(), |id| id.to_string());
     all.insert("current-snapshot-id".to_owned(), snapshot);
-    let mut identifiers: Vec<&str> =
-        schema.identifier_field_ids().filter_map(|id| schema.name_by_field_id(id)).collect();
+    let mut identifiers: Vec<&str> = schema.identifier_field_ids().filter_map(|id| schema.name_by_field_id(id)).collect();
     if !identifiers.is_empty() {
         identifiers.sort_unstable();
         all.insert("identifier-fields".to_owned(), format!("[{}]", identifiers.join(",")));
@@ -199,13 +191,11 @@ fn create_statement(table: &Table) -> String {
         let _infallible = writeln!(text, "COMMENT {}", literal(comment));
     }
     let _infallible = writeln!(text, "LOCATION {}", literal(table.location()));
-    let mut properties: BTreeMap<&str, &str> =
-        table.properties().iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut properties: BTreeMap<&str, &str> = table.properties().iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     properties.remove("comment");
     let version = table.format_version().to_string();
     properties.insert("format-version", &version);
-    let pairs: Vec<String> =
-        properties.iter().map(|(key, value)| format!("  {} = {}", literal(key), literal(value))).collect();
+    let pairs: Vec<String> = properties.iter().map(|(key, value)| format!("  {} = {}", literal(key), literal(value))).collect();
     let _infallible = write!(text, "TBLPROPERTIES (\n{})", pairs.join(",\n"));
     text
 }
@@ -261,11 +251,8 @@ fn spark_type(field_type: &Type) -> String {
             PrimitiveType::Binary => "BINARY".to_owned(),
         },
         Type::Struct(fields) => {
-            let fields: Vec<String> = fields
-                .fields()
-                .iter()
-                .map(|field| format!("{}: {}{}", quoted(&field.name), spark_type(&field.field_type), options(field)))
-                .collect();
+            let fields: Vec<String> =
+                fields.fields().iter().map(|field| format!("{}: {}{}", quoted(&field.name), spark_type(&field.field_type), options(field))).collect();
             format!("STRUCT<{}>", fields.join(", "))
         }
         Type::List(list) => format!("ARRAY<{}>", spark_type(&list.element_field.field_type)),
@@ -280,8 +267,7 @@ fn short_type(field_type: &Type) -> String {
     match field_type {
         Type::Primitive(_) => spark_type(field_type).to_lowercase(),
         Type::Struct(fields) => {
-            let fields: Vec<String> =
-                fields.fields().iter().map(|field| format!("{}:{}", field.name, short_type(&field.field_type))).collect();
+            let fields: Vec<String> = fields.fields().iter().map(|field| format!("{}:{}", field.name, short_type(&field.field_type))).collect();
             format!("struct<{}>", fields.join(","))
         }
         Type::List(list) => format!("array<{}>", short_type(&list.element_field.field_type)),

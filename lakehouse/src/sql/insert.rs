@@ -194,17 +194,15 @@ impl PartitionClause {
                 _ => return Err(unsupported(&format!("PARTITION ({term})"))),
             };
             let fields = table.schema().fields();
-            let field = fields.iter().find(|f| f.name().eq_ignore_ascii_case(&column)).ok_or_else(|| {
-                Error::new(ErrorCode::SchemaMismatch, format!("table {} has no column '{column}'", table.ident()))
-            })?;
+            let field = fields
+                .iter()
+                .find(|f| f.name().eq_ignore_ascii_case(&column))
+                .ok_or_else(|| Error::new(ErrorCode::SchemaMismatch, format!("table {} has no column '{column}'", table.ident())))?;
             let partitions = table.partition_fields();
             if !partitions.iter().any(|p| p.source == *field.name() && p.transform == "identity") {
                 return Err(Error::new(
                     ErrorCode::SchemaMismatch,
-                    format!(
-                        "'{column}' is no partition column of table {} (columns with a transform cannot be named in PARTITION)",
-                        table.ident()
-                    ),
+                    format!("'{column}' is no partition column of table {} (columns with a transform cannot be named in PARTITION)", table.ident()),
                 ));
             }
             let Some(value) = value else {
@@ -217,10 +215,8 @@ impl PartitionClause {
             let empty = Arc::new(DFSchema::empty());
             let value = state.create_logical_expr(&value.to_string(), &empty).map_err(Error::from_datafusion)?;
             let value = fit(value, &empty, field, &table.ident().to_string(), Casting::Checked)?;
-            let context = SimplifyContext::builder()
-                .with_schema(Arc::clone(&empty))
-                .with_config_options(Arc::clone(state.config().options()))
-                .build();
+            let context =
+                SimplifyContext::builder().with_schema(Arc::clone(&empty)).with_config_options(Arc::clone(state.config().options())).build();
             let simplifier = ExprSimplifier::new(context);
             let value = simplifier.coerce(value, &empty).and_then(|v| simplifier.simplify(v)).map_err(Error::from_datafusion)?;
             let Expr::Literal(value, _) = value else {
@@ -255,9 +251,7 @@ impl PartitionClause {
                 let rest = table.schema().fields().iter().map(|f| f.name().clone()).filter(|name| !fixed(name));
                 Matching::Named(rest.chain(self.fixed.iter().map(|(name, _)| name.clone())).collect())
             }
-            Matching::Named(names) => {
-                Matching::Named(names.into_iter().chain(self.fixed.iter().map(|(name, _)| name.clone())).collect())
-            }
+            Matching::Named(names) => Matching::Named(names.into_iter().chain(self.fixed.iter().map(|(name, _)| name.clone())).collect()),
         };
         let plan = LogicalPlanBuilder::from(query).project(exprs).and_then(LogicalPlanBuilder::build);
         Ok((plan.map_err(Error::from_datafusion)?, matching))

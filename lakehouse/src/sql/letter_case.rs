@@ -47,10 +47,7 @@ impl MixedCase {
                 continue;
             }
             // `DATE '…'` and `CAST(x AS DATE)` name a type even where a column is called "Date".
-            let names_type = matches!(
-                word.keyword,
-                Keyword::DATE | Keyword::TIME | Keyword::TIMESTAMP | Keyword::DATETIME | Keyword::INTERVAL
-            );
+            let names_type = matches!(word.keyword, Keyword::DATE | Keyword::TIME | Keyword::TIMESTAMP | Keyword::DATETIME | Keyword::INTERVAL);
             if names_type && (literal || cast) {
                 continue;
             }

@@ -5,8 +5,7 @@ use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast::{
-    self, AssignmentTarget, MergeAction as SqlAction, MergeClauseKind, MergeInsertKind, Statement as SqlStatement,
-    TableFactor, visit_expressions,
+    self, AssignmentTarget, MergeAction as SqlAction, MergeClauseKind, MergeInsertKind, Statement as SqlStatement, TableFactor, visit_expressions,
 };
 use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -119,10 +118,7 @@ impl Runner<'_> {
         }
         let source = source_alias(&merge.source)?;
         if source == target.qualifier {
-            return Err(Error::new(
-                ErrorCode::SqlPlan,
-                format!("target and source of MERGE are both called {source}; give one of them an alias"),
-            ));
+            return Err(Error::new(ErrorCode::SqlPlan, format!("target and source of MERGE are both called {source}; give one of them an alias")));
         }
         let with = with.unwrap_or_default();
         let rows = self.plan_text(&format!("{with} SELECT * FROM {}", merge.source)).await?;
@@ -231,9 +227,10 @@ fn is_star(columns: &[String]) -> bool {
 fn column_of(table: &Table, name: &str) -> Result<String> {
     let fields = table.schema().fields();
     let exact = fields.iter().find(|f| f.name() == name);
-    exact.or_else(|| fields.iter().find(|f| f.name().eq_ignore_ascii_case(name))).map(|f| f.name().clone()).ok_or_else(|| {
-        Error::new(ErrorCode::SchemaMismatch, format!("table {} has no column '{name}'", table.ident()))
-    })
+    exact
+        .or_else(|| fields.iter().find(|f| f.name().eq_ignore_ascii_case(name)))
+        .map(|f| f.name().clone())
+        .ok_or_else(|| Error::new(ErrorCode::SchemaMismatch, format!("table {} has no column '{name}'", table.ident())))
 }
 
 /// All columns of the table from the source's columns of the same names.
@@ -256,13 +253,7 @@ fn by_name(table: &Table, scopes: &Scopes) -> Result<Vec<Assignment>> {
         .collect()
 }
 
-fn assignments(
-    state: &SessionState,
-    update: &ast::MergeUpdateExpr,
-    table: &Table,
-    scopes: &Scopes,
-    scope: &DFSchema,
-) -> Result<Vec<Assignment>> {
+fn assignments(state: &SessionState, update: &ast::MergeUpdateExpr, table: &Table, scopes: &Scopes, scope: &DFSchema) -> Result<Vec<Assignment>> {
     let mut set: Vec<Assignment> = Vec::with_capacity(update.assignments.len());
     for assignment in &update.assignments {
         let AssignmentTarget::ColumnName(name) = &assignment.target else {
@@ -290,12 +281,7 @@ fn assignments(
     Ok(set)
 }
 
-fn insertion(
-    state: &SessionState,
-    insert: &ast::MergeInsertExpr,
-    table: &Table,
-    scopes: &Scopes,
-) -> Result<Vec<Assignment>> {
+fn insertion(state: &SessionState, insert: &ast::MergeInsertExpr, table: &Table, scopes: &Scopes) -> Result<Vec<Assignment>> {
     if insert.insert_predicate.is_some() {
         return Err(unsupported("WHERE in a clause of MERGE (use WHEN NOT MATCHED AND …)"));
     }

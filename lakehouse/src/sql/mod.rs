@@ -4,9 +4,9 @@
 //! Path of a statement: `statement` (split, parse) with `time_travel` and `letter_case` (rewriting of tokens) →
 //! `ddl`, `changes` (INSERT, UPDATE, DELETE), `merge` or DataFusion's planner over `catalog`.
 
-mod call;
 mod alter;
 mod alter_parse;
+mod call;
 mod catalog;
 mod changes;
 mod create;
@@ -19,8 +19,8 @@ mod letter_case;
 mod merge;
 mod metadata_tables;
 mod names;
-mod refs;
 mod procedures;
+mod refs;
 mod statement;
 mod terms;
 mod time_travel;
@@ -116,8 +116,7 @@ pub async fn plan_query(ctx: &SessionContext, lakehouse: &Lakehouse, sql: &str) 
 
 fn dialect_of(state: &SessionState) -> Result<Box<dyn Dialect>> {
     let name = state.config_options().sql_parser.dialect.to_string();
-    dialect_from_str(&name)
-        .ok_or_else(|| Error::new(ErrorCode::InvalidArgument, format!("unknown SQL dialect '{name}'")))
+    dialect_from_str(&name).ok_or_else(|| Error::new(ErrorCode::InvalidArgument, format!("unknown SQL dialect '{name}'")))
 }
 
 /// One statement's surroundings.
@@ -134,12 +133,8 @@ impl Runner<'_> {
         match statement {
             ParsedStatement::CreateTable(create) => self.create_table(*create).await,
             ParsedStatement::DropTable { names, if_exists, purge } => self.drop_tables(&names, if_exists, purge).await,
-            ParsedStatement::CreateNamespace { name, if_not_exists } => {
-                self.create_namespace(&name, if_not_exists).await
-            }
-            ParsedStatement::DropNamespace { names, if_exists, cascade } => {
-                self.drop_namespaces(&names, if_exists, cascade).await
-            }
+            ParsedStatement::CreateNamespace { name, if_not_exists } => self.create_namespace(&name, if_not_exists).await,
+            ParsedStatement::DropNamespace { names, if_exists, cascade } => self.drop_namespaces(&names, if_exists, cascade).await,
             ParsedStatement::CreateView(create) => self.create_view(*create).await,
             ParsedStatement::DropView { names, if_exists } => self.drop_views(&names, if_exists).await,
             ParsedStatement::ShowViews { namespace } => self.show_views(namespace.as_ref()).await,
@@ -171,9 +166,7 @@ impl Runner<'_> {
                 Ok(StatementResult::Ok)
             }
             LogicalPlan::Dml(dml) => Err(unsupported(&format!("{} on {}", dml.op, dml.table_name))),
-            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_) => {
-                self.local_rows(plan).await
-            }
+            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_) => self.local_rows(plan).await,
             plan => Ok(StatementResult::Rows(self.executor.execute_logical(plan).await?)),
         }
     }
@@ -243,7 +236,6 @@ fn type_name(data_type: &DataType) -> String {
         other => other.to_string().to_lowercase(),
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -9,15 +9,13 @@ use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion::sql::sqlparser::ast::{
-    Ident, ObjectName, ObjectNamePart, Statement as SqlStatement, visit_relations_mut,
-};
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, ObjectNamePart, Statement as SqlStatement, visit_relations_mut};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::dialect_of;
 use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_owner, ref_name, table_not_found};
+use super::dialect_of;
 use super::letter_case::MixedCase;
 use super::metadata_tables::MetadataKind;
 use super::statement::{ParsedStatement, parse_statement};
@@ -30,11 +28,7 @@ use crate::lakehouse::Lakehouse;
 const SECONDS_MAX: i64 = 100_000_000_000;
 
 /// Rewrites and parses one statement.
-pub async fn prepare(
-    ctx: &SessionContext,
-    lakehouse: &Lakehouse,
-    tokens: Vec<TokenWithSpan>,
-) -> Result<ParsedStatement> {
+pub async fn prepare(ctx: &SessionContext, lakehouse: &Lakehouse, tokens: Vec<TokenWithSpan>) -> Result<ParsedStatement> {
     // A dialect cannot be held across an await (it is not Send), so each step takes its own.
     let state = ctx.state();
     let parse = |tokens| parse_statement(tokens, dialect_of(&state)?.as_ref());
@@ -131,10 +125,7 @@ pub fn ident_of(ctx: &SessionContext, name: &ObjectName) -> Result<TableIdent> {
     match parts.pop() {
         Some(table) if ours && parts.is_empty() => Ok(TableIdent::new(&defaults.default_schema, table)),
         Some(table) if ours && parts[0] != "information_schema" => Ok(TableIdent::new(&parts.join("."), table)),
-        _ => Err(Error::new(
-            ErrorCode::SqlUnsupported,
-            format!("{name} is not a table of the lakehouse, it can only be read"),
-        )),
+        _ => Err(Error::new(ErrorCode::SqlUnsupported, format!("{name} is not a table of the lakehouse, it can only be read"))),
     }
 }
 
@@ -223,25 +214,17 @@ fn mark_of(last: &str) -> Option<String> {
 
 /// The value of a `TIMESTAMP AS OF` expression, milliseconds since 1970 UTC.
 pub(super) async fn evaluate_time(expression: &str) -> Result<i64> {
-    let bad = |why: &dyn std::fmt::Display| {
-        Error::new(ErrorCode::SqlSyntax, format!("'{expression}' is not a point in time: {why}"))
-    };
+    let bad = |why: &dyn std::fmt::Display| Error::new(ErrorCode::SqlSyntax, format!("'{expression}' is not a point in time: {why}"));
     if let Ok(number) = expression.trim_matches('\'').parse::<i64>() {
         return Ok(if number.abs() < SECONDS_MAX { number.saturating_mul(1000) } else { number });
     }
     // A context of its own: constants only, no table can be read.
-    let df = SessionContext::new()
-        .sql(&format!("SELECT CAST(({expression}) AS TIMESTAMP(3)) AS t"))
-        .await
-        .map_err(|e| bad(&e))?;
+    let df = SessionContext::new().sql(&format!("SELECT CAST(({expression}) AS TIMESTAMP(3)) AS t")).await.map_err(|e| bad(&e))?;
     let batches = df.collect().await.map_err(|e| bad(&e))?;
     let column = batches.first().filter(|b| b.num_rows() == 1).map(|b| b.column(0)).ok_or_else(|| bad(&"no value"))?;
-    let millis = datafusion::arrow::compute::cast(
-        column,
-        &datafusion::arrow::datatypes::DataType::Timestamp(TimeUnit::Millisecond, None),
-    )
-    .and_then(|c| datafusion::arrow::compute::cast(&c, &datafusion::arrow::datatypes::DataType::Int64))
-    .map_err(|e| bad(&e))?;
+    let millis = datafusion::arrow::compute::cast(column, &datafusion::arrow::datatypes::DataType::Timestamp(TimeUnit::Millisecond, None))
+        .and_then(|c| datafusion::arrow::compute::cast(&c, &datafusion::arrow::datatypes::DataType::Int64))
+        .map_err(|e| bad(&e))?;
     let millis = millis.as_primitive::<Int64Type>();
     if datafusion::arrow::array::Array::is_null(millis, 0) {
         return Err(bad(&"it is NULL"));

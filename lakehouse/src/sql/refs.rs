@@ -132,13 +132,7 @@ impl Runner<'_> {
             let Some(head) = head else {
                 return Err(Error::new(ErrorCode::CommitConflict, format!("branch '{name}' was dropped meanwhile")));
             };
-            edit = RefEdit::Set {
-                name: name.clone(),
-                is_branch: true,
-                snapshot_id: Some(head),
-                mode: RefMode::Replace,
-                retention: *retention,
-            };
+            edit = RefEdit::Set { name: name.clone(), is_branch: true, snapshot_id: Some(head), mode: RefMode::Replace, retention: *retention };
         }
         let change = TableChange::metadata(ident).edit(vec![TableEdit::Ref(edit)]);
         Transaction::new(self.lakehouse).add(change).commit(self.options.clone()).await?;

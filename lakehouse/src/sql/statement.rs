@@ -2,9 +2,7 @@
 //! itself (DDL and DML on lakehouse tables) and hands everything else to DataFusion's parser.
 
 use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
-use datafusion::sql::sqlparser::ast::{
-    Delete, ObjectName, ObjectType, Statement as SqlStatement, Update,
-};
+use datafusion::sql::sqlparser::ast::{Delete, ObjectName, ObjectType, Statement as SqlStatement, Update};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -12,8 +10,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::call::{CallStatement, parse_call};
 use super::alter_parse::{AlterTable, parse_alter_table};
+use super::call::{CallStatement, parse_call};
 use super::create_table::{CreateMode, CreateTableStatement, parse_create_table};
 use super::insert::{InsertClauses, InsertStatement, insert_of_query, take_clauses};
 use super::merge::{MergeStatement, parse_merge};
@@ -27,19 +25,47 @@ const RECURSION_LIMIT: usize = 128;
 #[derive(Debug)]
 pub enum ParsedStatement {
     CreateTable(Box<CreateTableStatement>),
-    DropTable { names: Vec<ObjectName>, if_exists: bool, purge: bool },
+    DropTable {
+        names: Vec<ObjectName>,
+        if_exists: bool,
+        purge: bool,
+    },
     CreateView(Box<CreateView>),
-    DropView { names: Vec<ObjectName>, if_exists: bool },
-    ShowViews { namespace: Option<ObjectName> },
-    CreateNamespace { name: ObjectName, if_not_exists: bool },
+    DropView {
+        names: Vec<ObjectName>,
+        if_exists: bool,
+    },
+    ShowViews {
+        namespace: Option<ObjectName>,
+    },
+    CreateNamespace {
+        name: ObjectName,
+        if_not_exists: bool,
+    },
     AlterTable(Box<AlterTable>),
-    DropNamespace { names: Vec<ObjectName>, if_exists: bool, cascade: bool },
+    DropNamespace {
+        names: Vec<ObjectName>,
+        if_exists: bool,
+        cascade: bool,
+    },
     ShowNamespaces,
-    ShowTables { namespace: Option<ObjectName> },
-    ShowCreateTable { name: ObjectName },
-    ShowProperties { name: ObjectName, key: Option<String> },
-    Describe { name: ObjectName, extended: bool },
-    DescribeNamespace { name: ObjectName },
+    ShowTables {
+        namespace: Option<ObjectName>,
+    },
+    ShowCreateTable {
+        name: ObjectName,
+    },
+    ShowProperties {
+        name: ObjectName,
+        key: Option<String>,
+    },
+    Describe {
+        name: ObjectName,
+        extended: bool,
+    },
+    DescribeNamespace {
+        name: ObjectName,
+    },
     Insert(Box<InsertStatement>),
     Delete(Box<Delete>),
     Update(Box<Update>),
@@ -51,9 +77,7 @@ pub enum ParsedStatement {
 
 /// Splits `sql` into the tokens of its statements, white space and comments removed.
 pub fn split_statements(sql: &str, dialect: &dyn Dialect) -> Result<Vec<Vec<TokenWithSpan>>> {
-    let tokens = Tokenizer::new(dialect, sql)
-        .tokenize_with_location()
-        .map_err(|e| syntax_error(&e.to_string()))?;
+    let tokens = Tokenizer::new(dialect, sql).tokenize_with_location().map_err(|e| syntax_error(&e.to_string()))?;
     let mut statements = Vec::new();
     let mut current = Vec::new();
     for token in tokens {
@@ -76,9 +100,7 @@ pub fn split_statements(sql: &str, dialect: &dyn Dialect) -> Result<Vec<Vec<Toke
 
 /// The texts of the statements of a script, for callers that run and report them one by one.
 pub fn split_text(sql: &str) -> Result<Vec<String>> {
-    let tokens = Tokenizer::new(&GenericDialect {}, sql)
-        .tokenize_with_location()
-        .map_err(|e| syntax_error(&e.to_string()))?;
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().map_err(|e| syntax_error(&e.to_string()))?;
     let mut line_starts = vec![0];
     line_starts.extend(sql.char_indices().filter(|(_, c)| *c == '\n').map(|(i, _)| i + 1));
     // Columns count characters, from one.
@@ -156,9 +178,7 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
             if matches!(word(1), Keyword::TABLE | Keyword::VIEW) || is_namespace_word(&kind) {
                 let mut parser = parser(dialect, tokens[2..].to_vec());
                 let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
-                let names = parser
-                    .parse_comma_separated(|p| p.parse_object_name(false))
-                    .map_err(parse_error)?;
+                let names = parser.parse_comma_separated(|p| p.parse_object_name(false)).map_err(parse_error)?;
                 let purge = parser.parse_keyword(Keyword::PURGE);
                 let cascade = !parser.parse_keyword(Keyword::RESTRICT) && parser.parse_keyword(Keyword::CASCADE);
                 expect_end(&parser)?;
@@ -237,11 +257,7 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
     }
     let mut tokens = tokens;
     let clauses = take_clauses(&mut tokens, dialect)?;
-    let mut df = DFParserBuilder::new(tokens)
-        .with_dialect(dialect)
-        .with_recursion_limit(RECURSION_LIMIT)
-        .build()
-        .map_err(Error::from_datafusion)?;
+    let mut df = DFParserBuilder::new(tokens).with_dialect(dialect).with_recursion_limit(RECURSION_LIMIT).build().map_err(Error::from_datafusion)?;
     let mut statements = df.parse_statements().map_err(Error::from_datafusion)?;
     let Some(statement) = statements.pop_front() else {
         return Err(syntax_error("the statement is empty"));
@@ -255,9 +271,7 @@ fn classify(statement: DfStatement, clauses: InsertClauses) -> ParsedStatement {
             SqlStatement::Insert(insert) => ParsedStatement::Insert(Box::new(clauses.with(insert))),
             SqlStatement::Query(query) => match insert_of_query(*query) {
                 Ok(insert) => ParsedStatement::Insert(Box::new(clauses.with(insert))),
-                Err(query) => ParsedStatement::DataFusion(Box::new(DfStatement::Statement(Box::new(SqlStatement::Query(
-                    Box::new(query),
-                ))))),
+                Err(query) => ParsedStatement::DataFusion(Box::new(DfStatement::Statement(Box::new(SqlStatement::Query(Box::new(query)))))),
             },
             SqlStatement::Delete(delete) => ParsedStatement::Delete(Box::new(delete)),
             SqlStatement::Update(update) => ParsedStatement::Update(Box::new(update)),
@@ -274,9 +288,7 @@ fn classify(statement: DfStatement, clauses: InsertClauses) -> ParsedStatement {
 fn take_temporary(tokens: &mut Vec<TokenWithSpan>) -> bool {
     let word = |i: usize| tokens.get(i).map_or(Keyword::NoKeyword, |t| keyword_of(&t.token));
     let at = if word(1) == Keyword::OR && word(2) == Keyword::REPLACE { 3 } else { 1 };
-    let found = word(0) == Keyword::CREATE
-        && matches!(word(at), Keyword::TEMP | Keyword::TEMPORARY)
-        && word(at + 1) == Keyword::VIEW;
+    let found = word(0) == Keyword::CREATE && matches!(word(at), Keyword::TEMP | Keyword::TEMPORARY) && word(at + 1) == Keyword::VIEW;
     if found {
         tokens.remove(at);
     }
@@ -284,9 +296,7 @@ fn take_temporary(tokens: &mut Vec<TokenWithSpan>) -> bool {
 }
 
 pub(super) fn parser<'a>(dialect: &'a dyn Dialect, tokens: Vec<TokenWithSpan>) -> Parser<'a> {
-    Parser::new(dialect)
-        .with_recursion_limit(RECURSION_LIMIT)
-        .with_tokens_with_locations(tokens)
+    Parser::new(dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens)
 }
 
 pub(super) fn keyword_of(token: &Token) -> Keyword {
@@ -304,10 +314,7 @@ pub(super) fn expect_end(parser: &Parser<'_>) -> Result<()> {
     let next = parser.peek_token();
     match next.token {
         Token::EOF => Ok(()),
-        other => Err(syntax_error(&format!(
-            "unexpected '{other}' at line {}, column {}",
-            next.span.start.line, next.span.start.column
-        ))),
+        other => Err(syntax_error(&format!("unexpected '{other}' at line {}, column {}", next.span.start.line, next.span.start.column))),
     }
 }
 

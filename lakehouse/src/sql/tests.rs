@@ -53,9 +53,7 @@ impl Fixture {
     async fn fail(&self, sql: &str) -> Error {
         match self.run(sql).await {
             Err(error) => error,
-            Ok(StatementResult::Rows(rows)) => {
-                Error::from_datafusion(rows.try_collect::<Vec<_>>().await.expect_err(sql))
-            }
+            Ok(StatementResult::Rows(rows)) => Error::from_datafusion(rows.try_collect::<Vec<_>>().await.expect_err(sql)),
             Ok(other) => panic!("{sql}: {other:?}"),
         }
     }
@@ -95,9 +93,7 @@ async fn insert_read_time_travel_and_metadata_tables() {
     f.ok("CREATE TABLE IF NOT EXISTS events (x INT)").await;
     assert_eq!(f.fail(CREATE).await.code(), ErrorCode::TableExists);
     assert_eq!(f.values("SELECT count(*) FROM events").await, "0");
-    let (rows, first) = f
-        .affected("INSERT INTO Events VALUES (1, 'a', '2024-01-01 10:00:00', 1.5), (2, 'b', '2024-01-02 10:00:00', 2)")
-        .await;
+    let (rows, first) = f.affected("INSERT INTO Events VALUES (1, 'a', '2024-01-01 10:00:00', 1.5), (2, 'b', '2024-01-02 10:00:00', 2)").await;
     assert_eq!(rows, 2);
     let (_, second) = f.affected("insert into events (ID, ts) values (3, timestamp '2024-01-03 00:00:00')").await;
     // Letter case of columns and tables does not matter, and is kept.
@@ -105,11 +101,7 @@ async fn insert_read_time_travel_and_metadata_tables() {
     let schema = f.batches("SELECT * FROM events").await[0].schema();
     assert_eq!(schema.field(0).name(), "Id");
 
-    for as_of in [
-        format!("VERSION AS OF {first}"),
-        format!("FOR VERSION AS OF {first}"),
-        format!("FOR SYSTEM_VERSION AS OF {first} AS x"),
-    ] {
+    for as_of in [format!("VERSION AS OF {first}"), format!("FOR VERSION AS OF {first}"), format!("FOR SYSTEM_VERSION AS OF {first} AS x")] {
         assert_eq!(f.values(&format!("SELECT count(*) FROM events {as_of}")).await, "2", "{as_of}");
     }
     assert_eq!(f.values(&format!("SELECT events.id FROM demo.events VERSION AS OF {second} WHERE id > 2")).await, "3");
@@ -130,8 +122,7 @@ async fn insert_read_time_travel_and_metadata_tables() {
 async fn filters_prune_files_by_partition_and_by_bounds() {
     let f = Fixture::new().await;
     f.ok("CREATE TABLE t (id BIGINT, ts TIMESTAMP, b BIGINT) PARTITIONED BY (days(ts), bucket(4, b))").await;
-    f.ok("INSERT INTO t SELECT value, to_timestamp(1704067200 + value * 86400), 7 FROM generate_series(0, 9)")
-        .await;
+    f.ok("INSERT INTO t SELECT value, to_timestamp(1704067200 + value * 86400), 7 FROM generate_series(0, 9)").await;
     let files = async |filter: &str| {
         let sql = format!("SELECT id FROM t WHERE {filter}");
         let plan = plan_query(f.executor.ctx(), &f.lakehouse, &sql).await.unwrap();
@@ -156,8 +147,7 @@ async fn filters_prune_files_by_partition_and_by_bounds() {
 async fn overwrite_delete_and_update() {
     let f = Fixture::new().await;
     f.ok("CREATE TABLE t (id INT NOT NULL, day DATE, v DOUBLE) PARTITIONED BY (day)").await;
-    f.ok("INSERT INTO t SELECT value, CAST(to_timestamp(1704067200 + value % 3 * 86400) AS DATE), value FROM generate_series(1, 9)")
-        .await;
+    f.ok("INSERT INTO t SELECT value, CAST(to_timestamp(1704067200 + value % 3 * 86400) AS DATE), value FROM generate_series(1, 9)").await;
     // Dynamic overwrite replaces the touched partition only.
     f.ok("INSERT OVERWRITE t VALUES (100, '2024-01-01', 1.0)").await;
     assert_eq!(f.values("SELECT count(*), sum(id) FROM t").await, "7|127");

@@ -27,10 +27,7 @@ pub const VERSION_MARK: char = '@';
 
 /// Rewrites each `AS OF` clause of a statement. Literal versions are resolved by name alone; time expressions
 /// are returned too, because the driver must compute them once.
-pub fn rewrite_time_travel(
-    tokens: Vec<TokenWithSpan>,
-    dialect: &dyn Dialect,
-) -> Result<(Vec<TokenWithSpan>, Vec<AsOf>)> {
+pub fn rewrite_time_travel(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<(Vec<TokenWithSpan>, Vec<AsOf>)> {
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut as_of = Vec::new();
     let mut i = 0;
@@ -98,19 +95,13 @@ fn clause_at(tokens: &[TokenWithSpan], at: usize) -> Option<(Kind, usize)> {
 
 fn has_alias(next: Option<&Token>) -> bool {
     match next {
-        Some(Token::Word(word)) => {
-            word.quote_style.is_some()
-                || word.keyword == Keyword::AS
-                || !RESERVED_FOR_TABLE_ALIAS.contains(&word.keyword)
-        }
+        Some(Token::Word(word)) => word.quote_style.is_some() || word.keyword == Keyword::AS || !RESERVED_FOR_TABLE_ALIAS.contains(&word.keyword),
         _ => false,
     }
 }
 
 fn unquote(text: &str) -> String {
-    text.strip_prefix('\'')
-        .and_then(|t| t.strip_suffix('\''))
-        .map_or_else(|| text.to_string(), |t| t.replace("''", "'"))
+    text.strip_prefix('\'').and_then(|t| t.strip_suffix('\'')).map_or_else(|| text.to_string(), |t| t.replace("''", "'"))
 }
 
 /// Puts a computed time into the statement: `t@timestamp:#0` becomes `t@timestamp:<milliseconds since 1970 UTC>`.
@@ -142,10 +133,7 @@ mod tests {
 
     #[test]
     fn versions_become_marker_names_and_keep_the_alias() {
-        assert_eq!(
-            rewrite("select * from ns.t version as of 12 where a = 1").0,
-            "select * from ns . \"t@version:12\" AS t where a = 1"
-        );
+        assert_eq!(rewrite("select * from ns.t version as of 12 where a = 1").0, "select * from ns . \"t@version:12\" AS t where a = 1");
         assert_eq!(
             rewrite("select x.a from t for version as of 'v1' as x join u on 1=1").0,
             "select x . a from \"t@version:v1\" as x join u on 1 = 1"

@@ -37,8 +37,12 @@ pub fn parse_options(parser: &mut Parser<'_>, mut field: Field) -> Result<Field>
             field = with(field, DOC_KEY, text(parser)?);
         } else if accept(parser, "DEFAULT") {
             field = parse_default(parser, field)?;
-        } else if next_are(parser, "GENERATED") || next_are(parser, "PRIMARY") || next_are(parser, "UNIQUE")
-            || next_are(parser, "CHECK") || next_are(parser, "REFERENCES") || next_are(parser, "CONSTRAINT")
+        } else if next_are(parser, "GENERATED")
+            || next_are(parser, "PRIMARY")
+            || next_are(parser, "UNIQUE")
+            || next_are(parser, "CHECK")
+            || next_are(parser, "REFERENCES")
+            || next_are(parser, "CONSTRAINT")
         {
             let option = parser.peek_token();
             return Err(unsupported(&format!("option {option} of column {} (only NOT NULL and COMMENT)", field.name())));
@@ -152,19 +156,12 @@ pub fn sql_type(sql: &SqlType) -> Result<DataType> {
     let micros = |zone: bool| DataType::Timestamp(TimeUnit::Microsecond, zone.then(|| "UTC".into()));
     Ok(match sql {
         SqlType::Boolean | SqlType::Bool => DataType::Boolean,
-        SqlType::TinyInt(_)
-        | SqlType::SmallInt(_)
-        | SqlType::Int2(_)
-        | SqlType::Int(_)
-        | SqlType::Integer(_)
-        | SqlType::Int4(_) => DataType::Int32,
+        SqlType::TinyInt(_) | SqlType::SmallInt(_) | SqlType::Int2(_) | SqlType::Int(_) | SqlType::Integer(_) | SqlType::Int4(_) => DataType::Int32,
         SqlType::BigInt(_) | SqlType::Int8(_) => DataType::Int64,
         SqlType::Float(_) | SqlType::Real | SqlType::Float4 => DataType::Float32,
         SqlType::Double(_) | SqlType::DoublePrecision | SqlType::Float8 | SqlType::Float64 => DataType::Float64,
         SqlType::Numeric(info) | SqlType::Decimal(info) | SqlType::Dec(info) => decimal(info)?,
-        SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Text | SqlType::String(_) | SqlType::CharVarying(_) => {
-            DataType::Utf8
-        }
+        SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Text | SqlType::String(_) | SqlType::CharVarying(_) => DataType::Utf8,
         SqlType::Bytea | SqlType::Binary(_) | SqlType::Varbinary(_) | SqlType::Blob(_) => DataType::Binary,
         SqlType::Date => DataType::Date32,
         SqlType::Time(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => DataType::Time64(TimeUnit::Microsecond),
@@ -172,9 +169,7 @@ pub fn sql_type(sql: &SqlType) -> Result<DataType> {
         | SqlType::TimestampNtz(_)
         | SqlType::Datetime(_) => micros(false),
         SqlType::Timestamp(None | Some(0..=6), TimezoneInfo::Tz | TimezoneInfo::WithTimeZone) => micros(true),
-        SqlType::Array(ArrayElemTypeDef::SquareBracket(item, None)) => {
-            DataType::List(Field::new("element", sql_type(item)?, true).into())
-        }
+        SqlType::Array(ArrayElemTypeDef::SquareBracket(item, None)) => DataType::List(Field::new("element", sql_type(item)?, true).into()),
         SqlType::Custom(name, modifiers) => match (name.to_string().to_ascii_uppercase().as_str(), modifiers.as_slice()) {
             ("LONG", []) => DataType::Int64,
             ("BYTE" | "SHORT", []) => DataType::Int32,

@@ -11,8 +11,7 @@ use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{
-    Ident, ObjectName, ObjectNamePart, Query, Statement as SqlStatement, TableAlias, TableFactor, VisitMut, VisitorMut,
-    visit_relations_mut,
+    Ident, ObjectName, ObjectNamePart, Query, Statement as SqlStatement, TableAlias, TableFactor, VisitMut, VisitorMut, visit_relations_mut,
 };
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -91,8 +90,7 @@ impl Runner<'_> {
                     format!("view {ident} names {} columns, its query gives {count}", create.columns.len()),
                 ));
             }
-            let names: Vec<String> =
-                create.columns.iter().map(|(column, _)| format!("\"{}\"", column.replace('"', "\"\""))).collect();
+            let names: Vec<String> = create.columns.iter().map(|(column, _)| format!("\"{}\"", column.replace('"', "\"\""))).collect();
             sql = format!("SELECT * FROM ({sql}) AS v ({})", names.join(", "));
         }
         let fields: Vec<Field> = planned
@@ -173,12 +171,7 @@ async fn view_ident(lakehouse: &Lakehouse, ident: &TableIdent) -> Result<Option<
 
 /// Replaces the views among `missing` (names that are no tables) in a statement by their queries; says whether there
 /// were any.
-pub async fn expand_views(
-    ctx: &SessionContext,
-    lakehouse: &Lakehouse,
-    statement: &mut DfStatement,
-    missing: &[TableReference],
-) -> Result<bool> {
+pub async fn expand_views(ctx: &SessionContext, lakehouse: &Lakehouse, statement: &mut DfStatement, missing: &[TableReference]) -> Result<bool> {
     let mut found = HashMap::new();
     for reference in missing {
         if let Some(ident) = lakehouse_ident(ctx, reference)
@@ -276,9 +269,7 @@ impl VisitorMut for Replacer<'_> {
             return ControlFlow::Continue(());
         };
         let found = ident_of(self.ctx, name).ok().and_then(|ident| {
-            let same = |known: &&TableIdent| {
-                known.namespace() == ident.namespace() && known.name().eq_ignore_ascii_case(ident.name())
-            };
+            let same = |known: &&TableIdent| known.namespace() == ident.namespace() && known.name().eq_ignore_ascii_case(ident.name());
             self.views.keys().find(same).and_then(|known| self.views.get(known))
         });
         let (Some(query), Some(own)) = (found, name.0.last()) else {

@@ -36,10 +36,7 @@ pub fn expected(parser: &Parser<'_>, what: &str) -> chainalytics_common::Error {
     let next = parser.peek_token_ref();
     match &next.token {
         Token::EOF => syntax_error(&format!("expected {what}, found the end of the statement")),
-        token => syntax_error(&format!(
-            "expected {what}, found '{token}' at line {}, column {}",
-            next.span.start.line, next.span.start.column
-        )),
+        token => syntax_error(&format!("expected {what}, found '{token}' at line {}, column {}", next.span.start.line, next.span.start.column)),
     }
 }
 
@@ -75,11 +72,7 @@ pub fn number(parser: &mut Parser<'_>, what: &str) -> Result<i64> {
 }
 
 /// One or more of something, in parentheses or (if `bare`) without.
-pub fn list<T>(
-    parser: &mut Parser<'_>,
-    bare: bool,
-    mut one: impl FnMut(&mut Parser<'_>) -> Result<T>,
-) -> Result<Vec<T>> {
+pub fn list<T>(parser: &mut Parser<'_>, bare: bool, mut one: impl FnMut(&mut Parser<'_>) -> Result<T>) -> Result<Vec<T>> {
     let open = parser.consume_token(&Token::LParen);
     if !open && !bare {
         return Err(expected(parser, "("));

@@ -7,10 +7,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use iceberg::io::{
-    FileIO, FileIOBuilder, FileMetadata, FileRead, FileWrite, InputFile, OutputFile, Storage, StorageConfig,
-    StorageFactory,
-};
+use iceberg::io::{FileIO, FileIOBuilder, FileMetadata, FileRead, FileWrite, InputFile, OutputFile, Storage, StorageConfig, StorageFactory};
 use iceberg::{Error, ErrorKind, Result};
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
@@ -33,9 +30,7 @@ struct RegistryStorage {
 
 impl RegistryStorage {
     fn registry(&self) -> Result<&Arc<StoreRegistry>> {
-        self.registry
-            .as_ref()
-            .ok_or_else(|| Error::new(ErrorKind::FeatureUnsupported, "a storage that was sent has no stores"))
+        self.registry.as_ref().ok_or_else(|| Error::new(ErrorKind::FeatureUnsupported, "a storage that was sent has no stores"))
     }
 
     fn resolve(&self, path: &str) -> Result<super::Location> {

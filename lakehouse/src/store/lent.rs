@@ -13,8 +13,8 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    RenameOptions, Result,
 };
 use parking_lot::RwLock;
 
@@ -64,8 +64,7 @@ impl StoreRegistry {
         if !matches!(parts.scheme.as_str(), "s3" | "s3a" | "s3n") {
             return Ok(());
         }
-        let prefix =
-            Path::parse(&parts.path).map_err(|e| err::metadata(format!("location {}: {e}", credentials.prefix)))?;
+        let prefix = Path::parse(&parts.path).map_err(|e| err::metadata(format!("location {}: {e}", credentials.prefix)))?;
         let options = self.s3.lent(&credentials.config);
         let stores = self.lent_stores(&parts.authority);
         if stores.all.read().iter().any(|lent| lent.prefix == prefix && lent.options == options) {

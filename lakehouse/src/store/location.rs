@@ -20,8 +20,7 @@ pub(super) struct Parts {
 pub fn normalize_location(location: &str) -> Result<String> {
     let location = location.trim_end_matches('/');
     if let Some(path) = local_path(location) {
-        let path = std::path::absolute(if path.is_empty() { "/" } else { path })
-            .map_err(|e| err::invalid(format!("location '{location}': {e}")))?;
+        let path = std::path::absolute(if path.is_empty() { "/" } else { path }).map_err(|e| err::invalid(format!("location '{location}': {e}")))?;
         let path = path.to_str().ok_or_else(|| err::invalid(format!("location '{location}' is not UTF-8")))?;
         return Ok(format!("file://{path}"));
     }
@@ -43,25 +42,14 @@ pub(super) fn split(location: &str) -> Result<Parts> {
         if !path.starts_with('/') {
             return Err(err::invalid(format!("location '{location}' is not absolute")));
         }
-        return Ok(Parts {
-            authority: "file://".into(),
-            scheme: "file".into(),
-            bucket: String::new(),
-            path: path.replace("//", "/"),
-        });
+        return Ok(Parts { authority: "file://".into(), scheme: "file".into(), bucket: String::new(), path: path.replace("//", "/") });
     }
-    let (scheme, rest) =
-        location.split_once("://").ok_or_else(|| err::invalid(format!("location '{location}' has no scheme")))?;
+    let (scheme, rest) = location.split_once("://").ok_or_else(|| err::invalid(format!("location '{location}' has no scheme")))?;
     let (bucket, path) = rest.split_once('/').unwrap_or((rest, ""));
     if bucket.is_empty() {
         return Err(err::invalid(format!("location '{location}' names no bucket")));
     }
-    Ok(Parts {
-        authority: format!("{scheme}://{bucket}"),
-        scheme: scheme.to_owned(),
-        bucket: bucket.to_owned(),
-        path: path.to_owned(),
-    })
+    Ok(Parts { authority: format!("{scheme}://{bucket}"), scheme: scheme.to_owned(), bucket: bucket.to_owned(), path: path.to_owned() })
 }
 
 /// Key of the store that a URL names, as in [`Parts::authority`].

@@ -60,10 +60,8 @@ impl S3Options {
     }
 
     fn store(&self, bucket: &str) -> Result<object_store::aws::AmazonS3> {
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_virtual_hosted_style_request(!self.path_style)
-            .with_allow_http(self.allow_http);
+        let mut builder =
+            AmazonS3Builder::from_env().with_bucket_name(bucket).with_virtual_hosted_style_request(!self.path_style).with_allow_http(self.allow_http);
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
@@ -139,8 +137,7 @@ impl StoreRegistry {
     pub fn resolve(&self, location: &str) -> Result<Location> {
         let parts = location::split(location)?;
         let path = Path::parse(&parts.path).map_err(|e| err::invalid(format!("location {location}: {e}")))?;
-        let url = ObjectStoreUrl::parse(&parts.authority)
-            .map_err(|e| err::invalid(format!("location {location}: {e}")))?;
+        let url = ObjectStoreUrl::parse(&parts.authority).map_err(|e| err::invalid(format!("location {location}: {e}")))?;
         let store = self.store_of(&parts.authority, &parts.scheme, &parts.bucket)?;
         Ok(Location { url, path, store })
     }
@@ -236,7 +233,6 @@ impl ObjectStoreRegistry for StoreRegistry {
 
     fn get_store(&self, url: &Url) -> DfResult<Arc<dyn ObjectStore>> {
         let bucket = url.host_str().unwrap_or_default();
-        self.store_of(&location::authority_of(url), url.scheme(), bucket)
-            .map_err(|error| DataFusionError::External(Box::new(error)))
+        self.store_of(&location::authority_of(url), url.scheme(), bucket).map_err(|error| DataFusionError::External(Box::new(error)))
     }
 }

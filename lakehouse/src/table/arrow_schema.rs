@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, TimeUnit};
 use chainalytics_common::Result;
-use iceberg::spec::{
-    ListType, Literal, MapType, NestedField, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Schema, StructType, Type,
-};
+use iceberg::spec::{ListType, Literal, MapType, NestedField, NestedFieldRef, PrimitiveLiteral, PrimitiveType, Schema, StructType, Type};
 
 use crate::err;
 
@@ -56,10 +54,7 @@ pub(crate) fn arrow_type(data_type: &Type) -> Result<DataType> {
         Type::Struct(fields) => DataType::Struct(struct_fields(fields)?),
         Type::List(list) => DataType::List(Arc::new(arrow_field(&list.element_field, "element")?)),
         Type::Map(map) => {
-            let entries = Fields::from(vec![
-                arrow_field(&map.key_field, "key")?,
-                arrow_field(&map.value_field, "value")?,
-            ]);
+            let entries = Fields::from(vec![arrow_field(&map.key_field, "key")?, arrow_field(&map.value_field, "value")?]);
             DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
         }
     })
@@ -85,9 +80,7 @@ pub(crate) fn arrow_primitive(primitive: &PrimitiveType) -> Result<DataType> {
         PrimitiveType::TimestamptzNs => DataType::Timestamp(TimeUnit::Nanosecond, Some(UTC.into())),
         PrimitiveType::String => DataType::Utf8,
         PrimitiveType::Uuid => DataType::FixedSizeBinary(16),
-        PrimitiveType::Fixed(len) => DataType::FixedSizeBinary(
-            i32::try_from(*len).map_err(|_| err::invalid("fixed type longer than 2 GiB"))?,
-        ),
+        PrimitiveType::Fixed(len) => DataType::FixedSizeBinary(i32::try_from(*len).map_err(|_| err::invalid("fixed type longer than 2 GiB"))?),
         PrimitiveType::Binary => DataType::Binary,
     })
 }
@@ -144,8 +137,11 @@ impl Ids {
     fn data_type(&mut self, data_type: &DataType) -> Result<Type> {
         Ok(match data_type {
             DataType::Struct(fields) => Type::Struct(StructType::new(self.fields(fields)?)),
-            DataType::List(element) | DataType::LargeList(element) | DataType::FixedSizeList(element, _)
-            | DataType::ListView(element) | DataType::LargeListView(element) => {
+            DataType::List(element)
+            | DataType::LargeList(element)
+            | DataType::FixedSizeList(element, _)
+            | DataType::ListView(element)
+            | DataType::LargeListView(element) => {
                 let id = self.next();
                 let element_type = self.type_of(element)?;
                 Type::List(ListType::new(Arc::new(NestedField::list_element(id, element_type, !element.is_nullable()))))
@@ -159,8 +155,7 @@ impl Ids {
                 };
                 let (key_id, value_id) = (self.next(), self.next());
                 let key_field = NestedField::map_key_element(key_id, self.type_of(key)?);
-                let value_field =
-                    NestedField::map_value_element(value_id, self.type_of(value)?, !value.is_nullable());
+                let value_field = NestedField::map_value_element(value_id, self.type_of(value)?, !value.is_nullable());
                 Type::Map(MapType::new(Arc::new(key_field), Arc::new(value_field)))
             }
             DataType::Dictionary(_, value) => self.data_type(value)?,

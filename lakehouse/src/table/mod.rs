@@ -43,12 +43,7 @@ pub struct PartitionField {
 
 impl Table {
     /// Wraps metadata that was read from (or just committed to) `metadata_location`.
-    pub(crate) fn new(
-        ident: TableIdent,
-        metadata_location: String,
-        metadata: Arc<TableMetadata>,
-        store: Arc<StoreRegistry>,
-    ) -> Result<Self> {
+    pub(crate) fn new(ident: TableIdent, metadata_location: String, metadata: Arc<TableMetadata>, store: Arc<StoreRegistry>) -> Result<Self> {
         let arrow_schema = Arc::new(arrow_schema::to_arrow(metadata.current_schema())?);
         Ok(Self { ident, metadata_location, metadata, arrow_schema, store, branch: None })
     }
@@ -146,9 +141,10 @@ impl Table {
 
     /// Manifests of one snapshot, as its manifest list gives them. Cached: a manifest list never changes.
     pub(crate) async fn manifests(&self, snapshot_id: i64) -> Result<Arc<Vec<ManifestFile>>> {
-        let snapshot = self.metadata.snapshot_by_id(snapshot_id).ok_or_else(|| {
-            crate::err::invalid(format!("table {} has no snapshot {snapshot_id}", self.ident))
-        })?;
+        let snapshot = self
+            .metadata
+            .snapshot_by_id(snapshot_id)
+            .ok_or_else(|| crate::err::invalid(format!("table {} has no snapshot {snapshot_id}", self.ident)))?;
         let cache = self.store.metadata_cache();
         cache.load_manifest_list(&self.store, snapshot.manifest_list(), self.metadata.format_version()).await
     }

@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chainalytics_common::Result;
-use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, PrimitiveType, Schema, Struct,
-    StructType, Type,
-};
+use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, PrimitiveType, Schema, Struct, StructType, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -231,8 +228,5 @@ pub(crate) fn from_hex(text: &str) -> Result<Vec<u8>> {
     if !text.len().is_multiple_of(2) || !text.is_ascii() {
         return Err(err::internal("a bound is not hexadecimal"));
     }
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| err::internal("a bound is not hexadecimal")))
-        .collect()
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| err::internal("a bound is not hexadecimal"))).collect()
 }

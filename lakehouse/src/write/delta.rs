@@ -80,8 +80,7 @@ struct DeleteWriter {
 
 impl RowDeltaWriter {
     pub fn new(spec: WriteSpec, delta: &RowDelta, store: Arc<StoreRegistry>) -> Result<Self> {
-        let targets = serde_json::from_str(&delta.targets_json)
-            .map_err(|e| err::internal(format!("the files of a delta do not parse: {e}")))?;
+        let targets = serde_json::from_str(&delta.targets_json).map_err(|e| err::internal(format!("the files of a delta do not parse: {e}")))?;
         let data = DataFileWriter::new(spec.clone(), Arc::clone(&store))?;
         let deletes = DeleteWriter { spec, store, targets, vectors: delta.vectors };
         Ok(Self { data, deletes, deleted: BTreeMap::new() })
@@ -116,9 +115,7 @@ impl RowDeltaWriter {
             return Ok(());
         }
         let ours = [OPERATION_COLUMN, FILE_COLUMN, POSITION_COLUMN];
-        let kept: Vec<usize> = (0..batch.num_columns())
-            .filter(|i| !ours.contains(&batch.schema_ref().field(*i).name().as_str()))
-            .collect();
+        let kept: Vec<usize> = (0..batch.num_columns()).filter(|i| !ours.contains(&batch.schema_ref().field(*i).name().as_str())).collect();
         let rows = batch.project(&kept).and_then(|rows| filter_record_batch(&rows, &coming)).map_err(err::arrow)?;
         self.data.write(&rows).await
     }
@@ -161,11 +158,7 @@ impl DeleteWriter {
     }
 
     /// One position delete file per partition, sorted by path and position.
-    async fn write_positions(
-        &self,
-        deleted: BTreeMap<String, RoaringTreemap>,
-        done: &mut Vec<DataFileInfo>,
-    ) -> Result<()> {
+    async fn write_positions(&self, deleted: BTreeMap<String, RoaringTreemap>, done: &mut Vec<DataFileInfo>) -> Result<()> {
         let mut partitions: BTreeMap<(i32, String), Vec<(String, RoaringTreemap)>> = BTreeMap::new();
         for (path, positions) in deleted {
             let target = self.target(&path)?;
@@ -180,17 +173,11 @@ impl DeleteWriter {
         Ok(())
     }
 
-    async fn write_position_file(
-        &self,
-        target: &DeltaTarget,
-        files: &[(String, RoaringTreemap)],
-    ) -> Result<DataFileInfo> {
+    async fn write_position_file(&self, target: &DeltaTarget, files: &[(String, RoaringTreemap)]) -> Result<DataFileInfo> {
         let path = format!("{}/{}-deletes.parquet", self.spec.data_location, Uuid::now_v7());
         let at = self.store.resolve(&path)?;
         let schema = position_schema();
-        let options = ArrowWriterOptions::new()
-            .with_properties(writer_properties(&self.spec, true)?)
-            .with_skip_arrow_metadata(true);
+        let options = ArrowWriterOptions::new().with_properties(writer_properties(&self.spec, true)?).with_skip_arrow_metadata(true);
         let failed = |e: parquet::errors::ParquetError| err::storage_write(&path, e);
         let upload = BufWriter::new(Arc::clone(&at.store), at.path.clone());
         let mut writer = AsyncArrowWriter::try_new_with_options(upload, Arc::clone(&schema), options).map_err(failed)?;
@@ -207,10 +194,7 @@ impl DeleteWriter {
                 }
                 rows += chunk.len() as u64;
                 let paths = StringArray::from_iter_values(std::iter::repeat_n(file, chunk.len()));
-                let batch = RecordBatch::try_new(
-                    Arc::clone(&schema),
-                    vec![Arc::new(paths), Arc::new(Int64Array::from(chunk))],
-                );
+                let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(paths), Arc::new(Int64Array::from(chunk))]);
                 writer.write(&batch.map_err(err::arrow)?).await.map_err(failed)?;
             }
         }
@@ -233,11 +217,7 @@ impl DeleteWriter {
     }
 
     /// All deletion vectors of the task in one Puffin file; each takes over what its predecessor held.
-    async fn write_vectors(
-        &self,
-        deleted: BTreeMap<String, RoaringTreemap>,
-        done: &mut Vec<DataFileInfo>,
-    ) -> Result<()> {
+    async fn write_vectors(&self, deleted: BTreeMap<String, RoaringTreemap>, done: &mut Vec<DataFileInfo>) -> Result<()> {
         if deleted.is_empty() {
             return Ok(());
         }
@@ -277,10 +257,7 @@ fn position_schema() -> SchemaRef {
     let field = |name: &str, data_type: DataType, id: i32| {
         Field::new(name, data_type, false).with_metadata(HashMap::from([(FIELD_ID_KEY.to_owned(), id.to_string())]))
     };
-    Arc::new(ArrowSchema::new(vec![
-        field("file_path", DataType::Utf8, DELETE_FILE_PATH_ID),
-        field("pos", DataType::Int64, DELETE_POSITION_ID),
-    ]))
+    Arc::new(ArrowSchema::new(vec![field("file_path", DataType::Utf8, DELETE_FILE_PATH_ID), field("pos", DataType::Int64, DELETE_POSITION_ID)]))
 }
 
 fn delete_file(path: String, format: &str, target: &DeltaTarget) -> DataFileInfo {

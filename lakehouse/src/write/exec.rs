@@ -8,15 +8,11 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{
-    EquivalenceProperties, LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr, PhysicalSortExpr,
-};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 use futures::{StreamExt, stream};
 
 use super::data_file::DataFileInfo;
@@ -27,8 +23,7 @@ use crate::store::StoreRegistry;
 
 /// Schema of a write plan's rows: `data_file` Utf8, the JSON of one [`super::DataFileInfo`].
 pub fn data_file_schema() -> SchemaRef {
-    static SCHEMA: LazyLock<SchemaRef> =
-        LazyLock::new(|| Arc::new(Schema::new(vec![Field::new("data_file", DataType::Utf8, false)])));
+    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(Schema::new(vec![Field::new("data_file", DataType::Utf8, false)])));
     Arc::clone(&SCHEMA)
 }
 
@@ -104,10 +99,7 @@ impl ExecutionPlan for IcebergWriteExec {
         vec![false]
     }
 
-    fn apply_expressions(
-        &self,
-        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
+    fn apply_expressions(&self, _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
 
@@ -122,9 +114,7 @@ impl ExecutionPlan for IcebergWriteExec {
         let input = self.input.execute(partition, context)?;
         let writer = match &self.spec.row_delta {
             None => DataFileWriter::new(self.spec.clone(), Arc::clone(&self.store)).map(Sink::Rows),
-            Some(delta) => {
-                RowDeltaWriter::new(self.spec.clone(), delta, Arc::clone(&self.store)).map(Box::new).map(Sink::Delta)
-            }
+            Some(delta) => RowDeltaWriter::new(self.spec.clone(), delta, Arc::clone(&self.store)).map(Box::new).map(Sink::Delta),
         };
         let writer = writer.map_err(external)?;
         let metrics = WriteMetrics {
@@ -180,11 +170,7 @@ struct WriteMetrics {
     output_rows: datafusion::physical_plan::metrics::Count,
 }
 
-async fn write_all(
-    mut input: SendableRecordBatchStream,
-    mut writer: Sink,
-    metrics: WriteMetrics,
-) -> Result<RecordBatch> {
+async fn write_all(mut input: SendableRecordBatchStream, mut writer: Sink, metrics: WriteMetrics) -> Result<RecordBatch> {
     while let Some(batch) = input.next().await {
         let written = match batch {
             Ok(batch) => {

@@ -106,9 +106,7 @@ impl Bounds {
     fn widen(&mut self, (low, high): (Value, Value)) {
         self.range = Some(match self.range.take() {
             None => (low, high),
-            Some((old_low, old_high)) => {
-                (if low < old_low { low } else { old_low }, if high > old_high { high } else { old_high })
-            }
+            Some((old_low, old_high)) => (if low < old_low { low } else { old_low }, if high > old_high { high } else { old_high }),
         });
     }
 }

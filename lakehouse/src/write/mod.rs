@@ -16,14 +16,11 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use data_file::{DataFileInfo, FileContent};
 pub(crate) use data_file::partition_json;
+pub use data_file::{DataFileInfo, FileContent};
 pub use delta::{DELETE, DeltaTarget, INSERT, OPERATION_COLUMN, RowDelta, UPDATE};
-pub(crate) use footer::fill_from_footer;
 pub use exec::{IcebergWriteExec, data_file_schema};
+pub(crate) use footer::fill_from_footer;
 pub use plan::{IcebergWriteNode, IcebergWritePlanner};
-pub use spec::{
-    COMPRESSION_CODEC, COMPRESSION_LEVEL, DATA_PATH, FANOUT_MAX, ROW_GROUP_LIMIT, ROW_GROUP_SIZE, TARGET_FILE_SIZE,
-    SortKey, WriteSpec,
-};
+pub use spec::{COMPRESSION_CODEC, COMPRESSION_LEVEL, DATA_PATH, FANOUT_MAX, ROW_GROUP_LIMIT, ROW_GROUP_SIZE, SortKey, TARGET_FILE_SIZE, WriteSpec};
 pub use writer::DataFileWriter;

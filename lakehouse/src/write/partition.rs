@@ -4,17 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::types::{
-    Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, Time64MicrosecondType,
-    TimestampMicrosecondType, TimestampNanosecondType,
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
+    TimestampNanosecondType,
 };
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use chainalytics_common::Result;
-use iceberg::spec::{
-    Literal, PartitionSpec, PrimitiveLiteral, PrimitiveType, Schema, Struct, StructType, Transform, Type,
-};
+use iceberg::spec::{Literal, PartitionSpec, PrimitiveLiteral, PrimitiveType, Schema, Struct, StructType, Transform, Type};
 use serde_json::Value;
 
 use super::data_file::partition_json;
@@ -54,9 +52,7 @@ impl Splitter {
         let mut fields = Vec::new();
         for (field, result) in spec.fields().iter().zip(partition_type.fields()) {
             let name = schema.name_by_field_id(field.source_id).unwrap_or_default();
-            let column = arrow
-                .index_of(name)
-                .map_err(|_| err::unsupported(format!("partition field {} over a nested column", field.name)))?;
+            let column = arrow.index_of(name).map_err(|_| err::unsupported(format!("partition field {} over a nested column", field.name)))?;
             let Type::Primitive(result) = result.field_type.as_ref() else {
                 return Err(err::metadata(format!("partition field {} is not a primitive", field.name)));
             };
@@ -67,11 +63,7 @@ impl Splitter {
 
     /// Parts of a batch by partition value, in order of first appearance. `known` says whether a key's value is
     /// needed at all: it is computed only for new ones.
-    pub fn split(
-        &mut self,
-        batch: RecordBatch,
-        known: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(Key, Option<PartitionValue>, RecordBatch)>> {
+    pub fn split(&mut self, batch: RecordBatch, known: impl Fn(&[u8]) -> bool) -> Result<Vec<(Key, Option<PartitionValue>, RecordBatch)>> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
@@ -79,11 +71,8 @@ impl Splitter {
             let value = (!known(&[])).then(|| PartitionValue { json: Vec::new(), path: String::new() });
             return Ok(vec![(Key::default(), value, batch)]);
         }
-        let values: Vec<ArrayRef> = self
-            .fields
-            .iter()
-            .map(|field| transform::apply(field.transform, batch.column(field.column)))
-            .collect::<Result<_>>()?;
+        let values: Vec<ArrayRef> =
+            self.fields.iter().map(|field| transform::apply(field.transform, batch.column(field.column))).collect::<Result<_>>()?;
         let converter = match &mut self.converter {
             Some(converter) => converter,
             None => {
@@ -128,11 +117,8 @@ impl Splitter {
     }
 
     fn value_at(&self, values: &[ArrayRef], row: usize) -> Result<PartitionValue> {
-        let literals: Vec<Option<Literal>> = values
-            .iter()
-            .zip(&self.fields)
-            .map(|(array, field)| literal_at(array, row, &field.result))
-            .collect::<Result<_>>()?;
+        let literals: Vec<Option<Literal>> =
+            values.iter().zip(&self.fields).map(|(array, field)| literal_at(array, row, &field.result)).collect::<Result<_>>()?;
         let partition = Struct::from_iter(literals);
         let json = partition_json(&partition, &self.partition_type)?;
         let path = self.spec.partition_to_path(&partition, Arc::clone(&self.schema));
@@ -164,19 +150,12 @@ fn literal_at(array: &ArrayRef, row: usize, primitive: &PrimitiveType) -> Result
         PrimitiveType::Double => Literal::double(array.as_primitive::<Float64Type>().value(row)),
         PrimitiveType::Decimal { .. } => Literal::decimal(array.as_primitive::<Decimal128Type>().value(row)),
         PrimitiveType::Time => long(array.as_primitive::<Time64MicrosecondType>().value(row)),
-        PrimitiveType::Timestamp | PrimitiveType::Timestamptz => {
-            long(array.as_primitive::<TimestampMicrosecondType>().value(row))
-        }
-        PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs => {
-            long(array.as_primitive::<TimestampNanosecondType>().value(row))
-        }
+        PrimitiveType::Timestamp | PrimitiveType::Timestamptz => long(array.as_primitive::<TimestampMicrosecondType>().value(row)),
+        PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs => long(array.as_primitive::<TimestampNanosecondType>().value(row)),
         PrimitiveType::String => Literal::string(array.as_string::<i32>().value(row)),
         PrimitiveType::Uuid => {
-            let bytes: [u8; 16] = array
-                .as_fixed_size_binary()
-                .value(row)
-                .try_into()
-                .map_err(|_| err::internal("a UUID that is not 16 bytes long"))?;
+            let bytes: [u8; 16] =
+                array.as_fixed_size_binary().value(row).try_into().map_err(|_| err::internal("a UUID that is not 16 bytes long"))?;
             Literal::Primitive(PrimitiveLiteral::UInt128(u128::from_be_bytes(bytes)))
         }
         PrimitiveType::Fixed(_) => Literal::fixed(array.as_fixed_size_binary().value(row).iter().copied()),

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::common::{DFSchemaRef, ToDFSchema};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{
-    Expr, Extension, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
-};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 

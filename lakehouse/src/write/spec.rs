@@ -155,8 +155,7 @@ impl WriteSpec {
     }
 
     pub(crate) fn partition_spec(&self) -> Result<PartitionSpec> {
-        serde_json::from_str(&self.partition_spec_json)
-            .map_err(|e| err::internal(format!("write spec's partition spec: {e}")))
+        serde_json::from_str(&self.partition_spec_json).map_err(|e| err::internal(format!("write spec's partition spec: {e}")))
     }
 }
 

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringViewArray,
-    TimestampMicrosecondArray,
-};
+use arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::datasource::MemTable;
 use datafusion::physical_plan::{ExecutionPlan, collect};
@@ -48,11 +45,7 @@ fn rows(days: &[i64]) -> RecordBatch {
         ("score", Arc::new((0..count).map(|i| i as f64).collect::<Float64Array>())),
         (
             "price",
-            Arc::new(
-                Decimal128Array::from((0..count as i128).map(|i| i * 100 - 129).collect::<Vec<_>>())
-                    .with_precision_and_scale(10, 2)
-                    .unwrap(),
-            ),
+            Arc::new(Decimal128Array::from((0..count as i128).map(|i| i * 100 - 129).collect::<Vec<_>>()).with_precision_and_scale(10, 2).unwrap()),
         ),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
@@ -78,8 +71,7 @@ async fn files_are_what_their_reports_say() {
         assert_eq!(opened.metadata().unwrap().len(), file.file_size_bytes);
         let reader = SerializedFileReader::new(opened).unwrap();
         let group = reader.metadata().row_group(0);
-        let ids: Vec<i32> =
-            group.columns().iter().map(|chunk| chunk.column_descr().self_type().get_basic_info().id()).collect();
+        let ids: Vec<i32> = group.columns().iter().map(|chunk| chunk.column_descr().self_type().get_basic_info().id()).collect();
         assert_eq!(ids, [1, 2, 3, 4, 5]);
         assert_eq!(group.column(0).compression(), parquet::basic::Compression::SNAPPY);
         assert_eq!(DataFileInfo::from_json(&file.to_json().unwrap()).unwrap(), *file);

@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::types::{
-    Date32Type, Decimal128Type, Int32Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
-    TimestampNanosecondType,
+    Date32Type, Decimal128Type, Int32Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType, TimestampNanosecondType,
 };
-use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, Int32Array, PrimitiveArray, StringArray, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, Int32Array, PrimitiveArray, StringArray, new_null_array};
 use arrow::datatypes::{DataType, TimeUnit};
 use chainalytics_common::Result;
 use iceberg::spec::Transform;
@@ -99,13 +96,9 @@ fn bucket(column: &ArrayRef, buckets: u32) -> Result<ArrayRef> {
         DataType::Date32 => longs::<Date32Type>(column, |v| of(hash_long(i64::from(v)))),
         DataType::Int64 => longs::<Int64Type>(column, |v| of(hash_long(v))),
         DataType::Time64(TimeUnit::Microsecond) => longs::<Time64MicrosecondType>(column, |v| of(hash_long(v))),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            longs::<TimestampMicrosecondType>(column, |v| of(hash_long(v)))
-        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => longs::<TimestampMicrosecondType>(column, |v| of(hash_long(v))),
         // Nanoseconds hash as the microsecond they fall into, so that widening a column keeps its buckets.
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-            longs::<TimestampNanosecondType>(column, |v| of(hash_long(v.div_euclid(NANOS_PER_MICRO))))
-        }
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => longs::<TimestampNanosecondType>(column, |v| of(hash_long(v.div_euclid(NANOS_PER_MICRO)))),
         DataType::Decimal128(_, _) => longs::<Decimal128Type>(column, |v| of(murmur3(&minimal_be(v)))),
         DataType::Utf8 => each(column.as_string::<i32>().iter().map(|v| v.map(|v| of(murmur3(v.as_bytes()))))),
         DataType::Binary => each(column.as_binary::<i32>().iter().map(|v| v.map(|v| of(murmur3(v))))),
@@ -134,9 +127,8 @@ fn truncate(column: &ArrayRef, width: u32) -> Result<ArrayRef> {
         }
         DataType::Int64 => rounded::<Int64Type>(column, |v| v.wrapping_sub(v.rem_euclid(i64::from(width)))),
         DataType::Decimal128(precision, scale) => {
-            let values: PrimitiveArray<Decimal128Type> = column
-                .as_primitive::<Decimal128Type>()
-                .unary(|v| v.wrapping_sub(v.rem_euclid(i128::from(width))));
+            let values: PrimitiveArray<Decimal128Type> =
+                column.as_primitive::<Decimal128Type>().unary(|v| v.wrapping_sub(v.rem_euclid(i128::from(width))));
             Arc::new(values.with_precision_and_scale(*precision, *scale).map_err(err::arrow)?)
         }
         DataType::Utf8 => {

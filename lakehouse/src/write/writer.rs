@@ -162,8 +162,7 @@ impl DataFileWriter {
     /// Closes the least recently used file if no other may be opened.
     async fn make_room(&mut self) -> Result<()> {
         while self.open.len() >= self.spec.open_files_max {
-            let Some(oldest) = self.open.iter().min_by_key(|(_, file)| file.last_used).map(|(key, _)| key.clone())
-            else {
+            let Some(oldest) = self.open.iter().min_by_key(|(_, file)| file.last_used).map(|(key, _)| key.clone()) else {
                 return Ok(());
             };
             self.finish(&oldest).await?;
@@ -190,8 +189,7 @@ impl DataFileWriter {
     }
 
     fn start(&self, key: &Key) -> Result<OpenFile> {
-        let value =
-            self.values.get(key).cloned().ok_or_else(|| err::internal("a partition key without its value"))?;
+        let value = self.values.get(key).cloned().ok_or_else(|| err::internal("a partition key without its value"))?;
         let folder = if value.path.is_empty() { String::new() } else { format!("/{}", value.path) };
         let path = format!("{}{folder}/{}.parquet", self.spec.data_location, Uuid::now_v7());
         let at = self.store.resolve(&path)?;
@@ -200,8 +198,8 @@ impl DataFileWriter {
             // Readers take the schema from the table; the embedded copy would only lengthen each footer.
             .with_skip_arrow_metadata(true);
         let upload = BufWriter::new(at.store, at.path);
-        let writer = AsyncArrowWriter::try_new_with_options(upload, Arc::clone(&self.arrow_schema), options)
-            .map_err(|e| err::storage_write(&path, e))?;
+        let writer =
+            AsyncArrowWriter::try_new_with_options(upload, Arc::clone(&self.arrow_schema), options).map_err(|e| err::storage_write(&path, e))?;
         Ok(OpenFile { path, writer, value, last_used: self.clock })
     }
 
@@ -249,9 +247,8 @@ impl DataFileWriter {
             columns.push(match from {
                 None => arrow::array::new_null_array(target, batch.num_rows()),
                 Some(at) if batch.column(*at).data_type() == target => Arc::clone(batch.column(*at)),
-                Some(at) => cast_with_options(batch.column(*at), target, &cast).map_err(|e| {
-                    err::invalid(format!("table {}, column '{}': {e}", self.spec.table, field.name()))
-                })?,
+                Some(at) => cast_with_options(batch.column(*at), target, &cast)
+                    .map_err(|e| err::invalid(format!("table {}, column '{}': {e}", self.spec.table, field.name())))?,
             });
         }
         for (field, column) in self.arrow_schema.fields().iter().zip(&columns) {
@@ -263,8 +260,7 @@ impl DataFileWriter {
             }
         }
         // Refuses nulls in required fields of structs.
-        RecordBatch::try_new(Arc::clone(&self.arrow_schema), columns)
-            .map_err(|e| err::invalid(format!("table {}: {e}", self.spec.table)))
+        RecordBatch::try_new(Arc::clone(&self.arrow_schema), columns).map_err(|e| err::invalid(format!("table {}: {e}", self.spec.table)))
     }
 }
 
@@ -289,9 +285,7 @@ impl Projection {
         let mut columns = Vec::with_capacity(table.fields().len());
         for field in table.fields() {
             let exact = input.fields().iter().position(|candidate| candidate.name() == field.name());
-            let found = exact.or_else(|| {
-                input.fields().iter().position(|candidate| candidate.name().eq_ignore_ascii_case(field.name()))
-            });
+            let found = exact.or_else(|| input.fields().iter().position(|candidate| candidate.name().eq_ignore_ascii_case(field.name())));
             match found {
                 Some(at) => used[at] = true,
                 None if !field.is_nullable() => {
@@ -303,9 +297,7 @@ impl Projection {
             columns.push(found.filter(|at| input.field(*at).data_type() != &DataType::Null));
         }
         match used.iter().position(|used| !used) {
-            Some(at) => {
-                Err(err::invalid(format!("table {name} has no column '{}'", input.field(at).name())))
-            }
+            Some(at) => Err(err::invalid(format!("table {name} has no column '{}'", input.field(at).name()))),
             None => Ok(Self { input: Arc::clone(input), columns }),
         }
     }

@@ -44,11 +44,7 @@ impl Encoder {
     pub fn new(topic: Topic, format: Format, schema_id: u32) -> Self {
         let avro = format == Format::Avro;
         let framed = avro || format == Format::JsonSchema;
-        Self {
-            topic,
-            json: (!avro).then(|| json::JsonEncoder::new(topic)),
-            schema_id: framed.then_some(schema_id),
-        }
+        Self { topic, json: (!avro).then(|| json::JsonEncoder::new(topic)), schema_id: framed.then_some(schema_id) }
     }
 
     /// Replaces `out` with the encoded value.

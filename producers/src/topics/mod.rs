@@ -108,8 +108,7 @@ impl IdSource {
 
 impl Topic {
     /// All topics.
-    pub const ALL: [Self; 5] =
-        [Self::UserEvents, Self::Products, Self::ApiLogs, Self::UserPosts, Self::WeatherData];
+    pub const ALL: [Self; 5] = [Self::UserEvents, Self::Products, Self::ApiLogs, Self::UserPosts, Self::WeatherData];
 
     /// Name in Kafka.
     pub fn name(self) -> &'static str {
@@ -197,10 +196,7 @@ impl std::str::FromStr for Topic {
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|t| t.name() == text).ok_or_else(|| ProducerError::Option {
             option: "topics",
-            reason: format!(
-                "'{text}' is none of {}",
-                Self::ALL.map(Self::name).join(", ")
-            ),
+            reason: format!("'{text}' is none of {}", Self::ALL.map(Self::name).join(", ")),
         })
     }
 }

@@ -56,7 +56,13 @@ impl UserEvents {
         // some users buy, most look
         let buys = 0.04 + 0.16 * mix_unit(user).powi(2);
         let u = chance.unit();
-        let event_type = if u < buys { "purchase" } else if u < buys + 0.3 { "click" } else { "view" };
+        let event_type = if u < buys {
+            "purchase"
+        } else if u < buys + 0.3 {
+            "click"
+        } else {
+            "view"
+        };
         let mut cents = 0;
         if event_type == "purchase" {
             let quantity = 1 + chance.skewed(4, 3) as i64;

@@ -15,12 +15,24 @@ pub(super) const FIELDS: &[Field] = &[
 ];
 
 const OPENINGS: [&str; 8] = [
-    "Why I love", "Three months with", "Not convinced by", "Question about", "Returned:", "My \"honest\" view of",
-    "Für alle Freunde von", "Un avis détaillé:",
+    "Why I love",
+    "Three months with",
+    "Not convinced by",
+    "Question about",
+    "Returned:",
+    "My \"honest\" view of",
+    "Für alle Freunde von",
+    "Un avis détaillé:",
 ];
 const SUBJECTS: [&str; 8] = [
-    "the new headphones", "this kettle", "a 2-in-1 tent", "the travel lamp", "my first racket", "the café set",
-    "the 27\\\" monitor", "a wooden train 🚂",
+    "the new headphones",
+    "this kettle",
+    "a 2-in-1 tent",
+    "the travel lamp",
+    "my first racket",
+    "the café set",
+    "the 27\\\" monitor",
+    "a wooden train 🚂",
 ];
 const ENDINGS: [&str; 4] = ["", " (long read)", ", part 2", " - an update"];
 

@@ -39,10 +39,7 @@ type Answers = mpsc::Sender<Result<v1::SchedulerPing, Status>>;
 impl v1::executor_service_server::ExecutorService for ExecutorServiceImpl {
     type LeaseStream = ReceiverStream<Result<v1::SchedulerPing, Status>>;
 
-    async fn lease(
-        &self,
-        request: Request<Streaming<v1::ExecutorPing>>,
-    ) -> Result<Response<Self::LeaseStream>, Status> {
+    async fn lease(&self, request: Request<Streaming<v1::ExecutorPing>>) -> Result<Response<Self::LeaseStream>, Status> {
         let (answers, receiver) = mpsc::channel(ANSWERS_BUFFERED);
         let service = self.clone();
         let pings = request.into_inner();
@@ -50,18 +47,12 @@ impl v1::executor_service_server::ExecutorService for ExecutorServiceImpl {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn driver_status(
-        &self,
-        request: Request<v1::DriverStatusRequest>,
-    ) -> Result<Response<v1::DriverStatusResponse>, Status> {
+    async fn driver_status(&self, request: Request<v1::DriverStatusRequest>) -> Result<Response<v1::DriverStatusResponse>, Status> {
         self.runs.driver_status(request.into_inner()).await.map_err(Status::from)?;
         Ok(Response::new(v1::DriverStatusResponse {}))
     }
 
-    async fn append_log(
-        &self,
-        request: Request<v1::AppendLogRequest>,
-    ) -> Result<Response<v1::AppendLogResponse>, Status> {
+    async fn append_log(&self, request: Request<v1::AppendLogRequest>) -> Result<Response<v1::AppendLogResponse>, Status> {
         let request = request.into_inner();
         if request.data.len() as u64 > READ_BYTES_MAX {
             return Err(Status::invalid_argument("a piece of a log holds at most 1 MiB"));
@@ -70,12 +61,10 @@ impl v1::executor_service_server::ExecutorService for ExecutorServiceImpl {
             return Err(Status::not_found(format!("run {} is not known", request.run_id)));
         }
         let next_offset =
-            self.logs.append(&request.run_id, request.attempt, request.offset, &request.data).await.map_err(
-                |error| match error.kind() {
-                    std::io::ErrorKind::InvalidInput => Status::invalid_argument(error.to_string()),
-                    _ => Status::internal(format!("driver log of run {}: {error}", request.run_id)),
-                },
-            )?;
+            self.logs.append(&request.run_id, request.attempt, request.offset, &request.data).await.map_err(|error| match error.kind() {
+                std::io::ErrorKind::InvalidInput => Status::invalid_argument(error.to_string()),
+                _ => Status::internal(format!("driver log of run {}: {error}", request.run_id)),
+            })?;
         Ok(Response::new(v1::AppendLogResponse { next_offset }))
     }
 }
@@ -141,12 +130,7 @@ impl ExecutorServiceImpl {
         }
     }
 
-    async fn pinged(
-        &self,
-        executor_id: &str,
-        ping: v1::ExecutorPing,
-        drivers: &mut DriverReports,
-    ) -> Result<(), LossCause> {
+    async fn pinged(&self, executor_id: &str, ping: v1::ExecutorPing, drivers: &mut DriverReports) -> Result<(), LossCause> {
         if ping.executor_id != executor_id {
             tracing::warn!(executor_id, other = ping.executor_id, "a lease stream changed its executor id");
             return Err(LossCause::StreamReplaced);
@@ -194,8 +178,7 @@ impl DriverReports {
             return;
         }
         let (runs, executor_id, drivers) = (service.runs.clone(), ping.executor_id.clone(), ping.drivers.clone());
-        self.last =
-            Some(service.tasks.spawn(async move { runs.executor_pinged(&executor_id, &drivers).await }));
+        self.last = Some(service.tasks.spawn(async move { runs.executor_pinged(&executor_id, &drivers).await }));
     }
 }
 

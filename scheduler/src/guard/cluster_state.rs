@@ -45,8 +45,7 @@ impl ClusterState for GuardedClusterState {
             None => self.inner.executor_heartbeats().into_keys().collect(),
         };
         let (schedulable, jobs) = self.guard.ledger(|ledger| {
-            let schedulable: HashSet<String> =
-                alive.into_iter().filter(|id| ledger.leases().is_schedulable(id)).collect();
+            let schedulable: HashSet<String> = alive.into_iter().filter(|id| ledger.leases().is_schedulable(id)).collect();
             let jobs: HashMap<JobId, JobInfoCache> = active_jobs
                 .iter()
                 .filter(|(job_id, _)| ledger.blocked(job_id.as_str()).is_none())

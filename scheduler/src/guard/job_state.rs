@@ -38,12 +38,7 @@ impl JobState for GuardedJobState {
         self.inner.pending_job_number()
     }
 
-    async fn submit_job(
-        &self,
-        job_id: JobId,
-        graph: &ExecutionGraphBox,
-        subscriber: Option<JobStatusSubscriber>,
-    ) -> Result<()> {
+    async fn submit_job(&self, job_id: JobId, graph: &ExecutionGraphBox, subscriber: Option<JobStatusSubscriber>) -> Result<()> {
         // Cancelled while it was planned: Ballista knows no way to cancel then, so it is refused here.
         let refused = self.guard.ledger(|ledger| ledger.blocked(job_id.as_str()).cloned());
         if let Some(why) = refused {
@@ -110,11 +105,7 @@ impl JobState for GuardedJobState {
         self.inner.job_state_events().await
     }
 
-    async fn create_or_update_session(
-        &self,
-        session_id: &str,
-        config: &SessionConfig,
-    ) -> Result<Arc<SessionContext>> {
+    async fn create_or_update_session(&self, session_id: &str, config: &SessionConfig) -> Result<Arc<SessionContext>> {
         self.inner.create_or_update_session(session_id, config).await
     }
 

@@ -43,8 +43,13 @@ impl fmt::Display for LossCause {
 #[derive(Debug, Clone)]
 enum Lease {
     /// Ballista knows it, its lease stream has still to come.
-    Pending { until: Instant },
-    Live { last_ping: Instant, draining: bool },
+    Pending {
+        until: Instant,
+    },
+    Live {
+        last_ping: Instant,
+        draining: bool,
+    },
     Lost(LossCause),
 }
 
@@ -148,9 +153,7 @@ impl LeaseTable {
             .leases
             .iter()
             .filter_map(|(id, lease)| match lease {
-                Lease::Live { last_ping, .. } if now.saturating_duration_since(*last_ping) > self.ttl => {
-                    Some((id.clone(), LossCause::Expired))
-                }
+                Lease::Live { last_ping, .. } if now.saturating_duration_since(*last_ping) > self.ttl => Some((id.clone(), LossCause::Expired)),
                 Lease::Pending { until } if now > *until => Some((id.clone(), LossCause::NeverLeased)),
                 _ => None,
             })

@@ -143,8 +143,7 @@ impl Ledger {
 
     /// The job's graph was looked at or saved. True when it became invalid by that.
     pub fn job_observed(&mut self, job_id: &str, facts: JobFacts) -> bool {
-        let lost: BTreeSet<String> =
-            facts.executors.iter().filter(|id| !self.leases.is_held(id)).cloned().collect();
+        let lost: BTreeSet<String> = facts.executors.iter().filter(|id| !self.leases.is_held(id)).cloned().collect();
         let job = self.job(job_id);
         job.executors.extend(facts.executors);
         let was_open = job.outcome == Outcome::Open;
@@ -170,12 +169,8 @@ impl Ledger {
         if !self.leases.lose(executor_id, cause) {
             return None;
         }
-        let touched: Vec<String> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.executors.contains(executor_id))
-            .map(|(job_id, _)| job_id.clone())
-            .collect();
+        let touched: Vec<String> =
+            self.jobs.iter().filter(|(_, job)| job.executors.contains(executor_id)).map(|(job_id, _)| job_id.clone()).collect();
         let mut to_cancel = Vec::new();
         for job_id in touched {
             self.invalidate(&job_id, Invalidity::ExecutorLost(BTreeSet::from([executor_id.to_owned()])));
@@ -205,11 +200,7 @@ impl Ledger {
     /// Open jobs that are invalid: they should have been cancelled, so whoever still runs must be cancelled again.
     #[must_use]
     pub fn open_but_invalid(&self) -> Vec<String> {
-        self.jobs
-            .iter()
-            .filter(|(_, job)| job.outcome == Outcome::Open && job.invalid.is_some())
-            .map(|(job_id, _)| job_id.clone())
-            .collect()
+        self.jobs.iter().filter(|(_, job)| job.outcome == Outcome::Open && job.invalid.is_some()).map(|(job_id, _)| job_id.clone()).collect()
     }
 
     /// The rule itself.
@@ -222,8 +213,7 @@ impl Ledger {
         if job.outcome != Outcome::Successful {
             return Verdict::NotSuccessful;
         }
-        let lost: BTreeSet<String> =
-            job.executors.iter().filter(|id| !self.leases.is_held(id)).cloned().collect();
+        let lost: BTreeSet<String> = job.executors.iter().filter(|id| !self.leases.is_held(id)).cloned().collect();
         if lost.is_empty() { Verdict::Valid } else { Verdict::Invalid(Invalidity::ExecutorLost(lost)) }
     }
 
@@ -317,11 +307,7 @@ mod tests {
     }
 
     fn ended(executors: &[&str], retried_stage: Option<usize>) -> JobFacts {
-        JobFacts {
-            outcome: Outcome::Successful,
-            retried_stage,
-            executors: executors.iter().map(|id| (*id).to_owned()).collect(),
-        }
+        JobFacts { outcome: Outcome::Successful, retried_stage, executors: executors.iter().map(|id| (*id).to_owned()).collect() }
     }
 
     #[test]

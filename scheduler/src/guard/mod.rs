@@ -21,10 +21,10 @@ use self::lease::{LeaseTable, LossCause, Stale};
 use self::ledger::{JobFacts, Ledger, Outcome, Verdict};
 use crate::ballista::Ballista;
 use ballista_core::JobId;
-use chainalytics_common::{Error, ErrorCode};
 use ballista_core::serde::protobuf::{job_status, task_status};
 use ballista_scheduler::state::execution_graph::ExecutionGraph;
 use ballista_scheduler::state::execution_stage::ExecutionStage;
+use chainalytics_common::{Error, ErrorCode};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -292,8 +292,7 @@ impl Guard {
             // A graph in use is looked at next time.
             let Ok(graph) = job.execution_graph.try_read() else { continue };
             if let Some(stage_id) = retried_stage(graph.as_ref()) {
-                let facts =
-                    JobFacts { outcome: Outcome::Open, retried_stage: Some(stage_id), executors: BTreeSet::new() };
+                let facts = JobFacts { outcome: Outcome::Open, retried_stage: Some(stage_id), executors: BTreeSet::new() };
                 if self.ledger(|ledger| ledger.job_observed(job_id.as_str(), facts)) {
                     tracing::warn!(%job_id, stage_id, "stage started again; the query is cancelled");
                 }
@@ -303,12 +302,7 @@ impl Guard {
 }
 
 fn retried_stage(graph: &(dyn ExecutionGraph + Send + Sync)) -> Option<usize> {
-    graph
-        .stages()
-        .iter()
-        .filter(|(_, stage)| stage_attempt(stage) > 0)
-        .map(|(stage_id, _)| *stage_id)
-        .min()
+    graph.stages().iter().filter(|(_, stage)| stage_attempt(stage) > 0).map(|(stage_id, _)| *stage_id).min()
 }
 
 fn stage_attempt(stage: &ExecutionStage) -> usize {

@@ -25,39 +25,24 @@ struct Counts {
 
 #[tonic::async_trait]
 impl ExecutorGrpc for Counts {
-    async fn launch_task(
-        &self,
-        _: Request<pb::LaunchTaskParams>,
-    ) -> Result<Response<pb::LaunchTaskResult>, Status> {
+    async fn launch_task(&self, _: Request<pb::LaunchTaskParams>) -> Result<Response<pb::LaunchTaskResult>, Status> {
         Ok(Response::new(pb::LaunchTaskResult { success: true }))
     }
 
-    async fn launch_multi_task(
-        &self,
-        _: Request<pb::LaunchMultiTaskParams>,
-    ) -> Result<Response<pb::LaunchMultiTaskResult>, Status> {
+    async fn launch_multi_task(&self, _: Request<pb::LaunchMultiTaskParams>) -> Result<Response<pb::LaunchMultiTaskResult>, Status> {
         self.launched.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(pb::LaunchMultiTaskResult::default()))
     }
 
-    async fn stop_executor(
-        &self,
-        _: Request<pb::StopExecutorParams>,
-    ) -> Result<Response<pb::StopExecutorResult>, Status> {
+    async fn stop_executor(&self, _: Request<pb::StopExecutorParams>) -> Result<Response<pb::StopExecutorResult>, Status> {
         Ok(Response::new(pb::StopExecutorResult {}))
     }
 
-    async fn cancel_tasks(
-        &self,
-        _: Request<pb::CancelTasksParams>,
-    ) -> Result<Response<pb::CancelTasksResult>, Status> {
+    async fn cancel_tasks(&self, _: Request<pb::CancelTasksParams>) -> Result<Response<pb::CancelTasksResult>, Status> {
         Ok(Response::new(pb::CancelTasksResult { cancelled: true }))
     }
 
-    async fn remove_job_data(
-        &self,
-        _: Request<pb::RemoveJobDataParams>,
-    ) -> Result<Response<pb::RemoveJobDataResult>, Status> {
+    async fn remove_job_data(&self, _: Request<pb::RemoveJobDataParams>) -> Result<Response<pb::RemoveJobDataResult>, Status> {
         Ok(Response::new(pb::RemoveJobDataResult {}))
     }
 }

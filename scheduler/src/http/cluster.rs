@@ -41,16 +41,10 @@ pub async fn cluster(State(state): State<HttpState>) -> Result<Json<ClusterInfo>
     }))
 }
 
-pub async fn executors(
-    State(state): State<HttpState>,
-    Query(params): Query<ListParams>,
-) -> Result<Json<Page<ExecutorInfo>>, HttpError> {
+pub async fn executors(State(state): State<HttpState>, Query(params): Query<ListParams>) -> Result<Json<Page<ExecutorInfo>>, HttpError> {
     params.check()?;
-    let matching: Vec<_> = look(&state)
-        .0
-        .into_iter()
-        .filter(|e| params.wants_state(state_label(e.state)) && params.wants_text(&[&e.id, &e.name, &e.host]))
-        .collect();
+    let matching: Vec<_> =
+        look(&state).0.into_iter().filter(|e| params.wants_state(state_label(e.state)) && params.wants_text(&[&e.id, &e.name, &e.host])).collect();
     let total = matching.len();
     Ok(Json(Page::cut(matching, total, &params)))
 }

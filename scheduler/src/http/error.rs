@@ -19,10 +19,7 @@ impl HttpError {
     }
 
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            body: ErrorBody::new("INTERNAL", message.to_string(), "see the scheduler's log"),
-        }
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, body: ErrorBody::new("INTERNAL", message.to_string(), "see the scheduler's log") }
     }
 }
 
@@ -48,9 +45,7 @@ impl From<RunsError> for HttpError {
                 error.body.remedy = "The list of runs has those of this scheduler; the history server shows runs of earlier ones.".to_owned();
                 error
             }
-            RunsError::Invalid(_) => {
-                Self { status: StatusCode::BAD_REQUEST, body: ErrorBody::new("INVALID_REQUEST", message, "") }
-            }
+            RunsError::Invalid(_) => Self { status: StatusCode::BAD_REQUEST, body: ErrorBody::new("INVALID_REQUEST", message, "") },
             RunsError::Store(_) | RunsError::Log(_) => {
                 tracing::error!(%message, "request failed");
                 Self::internal(message)

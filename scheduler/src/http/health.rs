@@ -34,8 +34,7 @@ pub async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
         text.push('\n');
     }
     let (executors, now) = cluster::look(&state);
-    let (held, open, invalidated) =
-        state.guard.ledger(|ledger| (ledger.leases().held(), ledger.open_jobs(), ledger.invalidated_total()));
+    let (held, open, invalidated) = state.guard.ledger(|ledger| (ledger.leases().held(), ledger.open_jobs(), ledger.invalidated_total()));
     let seconds = |ms: i64| ms as f64 / 1000.0;
 
     one(&mut text, "scheduler_start_time_seconds", "gauge", "When the scheduler started, Unix time.", seconds(state.about.started_at_ms));
@@ -60,8 +59,13 @@ pub async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
     by(&mut text, "executor_memory_resident_bytes", "Resident size of an executor's process.", "executor", each(|e| e.memory_rss_bytes));
     by(&mut text, "executor_disk_used_bytes", "Size of an executor's work directory.", "executor", each(|e| e.disk_used_bytes));
     let at_ms = now.at_ms;
-    by(&mut text, "executor_last_seen_seconds", "Time since an executor's last ping.", "executor",
-        present().map(|(name, e)| (name, seconds((at_ms - e.last_seen_at_ms).max(0)))));
+    by(
+        &mut text,
+        "executor_last_seen_seconds",
+        "Time since an executor's last ping.",
+        "executor",
+        present().map(|(name, e)| (name, seconds((at_ms - e.last_seen_at_ms).max(0)))),
+    );
 
     one(&mut text, "queries_open", "gauge", "Queries queued or running.", open as f64);
     let mut queries: BTreeMap<&str, u64> = ["queued", "running", "succeeded", "failed", "cancelled"].map(|label| (label, 0)).into();
@@ -71,11 +75,22 @@ pub async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
     by(&mut text, "queries", "Queries that the scheduler remembers, by state.", "state", queries.into_iter().map(|(label, n)| (label, n as f64)));
     one(&mut text, "queries_invalidated_total", "counter", "Queries whose result was discarded or that were cancelled.", invalidated as f64);
     if let Ok(repeats) = state.runs.store().repeats_total().await {
-        one(&mut text, "query_repeats_total", "counter", "Queries of runs that were issued again because a try before did not count.", repeats as f64);
+        one(
+            &mut text,
+            "query_repeats_total",
+            "counter",
+            "Queries of runs that were issued again because a try before did not count.",
+            repeats as f64,
+        );
     }
     if let Ok(runs) = state.runs.store().count_by_state().await {
-        by(&mut text, "runs", "Runs by state.", "state",
-            RunState::ALL.into_iter().map(|run_state| (run_state.label(), runs.get(&run_state).copied().unwrap_or(0) as f64)));
+        by(
+            &mut text,
+            "runs",
+            "Runs by state.",
+            "state",
+            RunState::ALL.into_iter().map(|run_state| (run_state.label(), runs.get(&run_state).copied().unwrap_or(0) as f64)),
+        );
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

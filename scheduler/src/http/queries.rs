@@ -16,10 +16,7 @@ use chainalytics_api_types::{ListParams, Page, QueryDetail, QuerySummary};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-pub async fn list(
-    State(state): State<HttpState>,
-    Query(params): Query<ListParams>,
-) -> Result<Json<Page<QuerySummary>>, HttpError> {
+pub async fn list(State(state): State<HttpState>, Query(params): Query<ListParams>) -> Result<Json<Page<QuerySummary>>, HttpError> {
     params.check()?;
     let mut all = known(&state).await?;
     all.retain(|summary| summary.matches(&params));
@@ -42,17 +39,11 @@ pub(super) async fn known(state: &HttpState) -> Result<Vec<QuerySummary>, HttpEr
     Ok(all)
 }
 
-pub async fn one(
-    State(state): State<HttpState>,
-    Path(job_id): Path<String>,
-) -> Result<Json<QueryDetail>, HttpError> {
+pub async fn one(State(state): State<HttpState>, Path(job_id): Path<String>) -> Result<Json<QueryDetail>, HttpError> {
     Ok(Json(detail(&state, &job_id).await?))
 }
 
-pub async fn cancel(
-    State(state): State<HttpState>,
-    Path(job_id): Path<String>,
-) -> Result<Json<QueryDetail>, HttpError> {
+pub async fn cancel(State(state): State<HttpState>, Path(job_id): Path<String>) -> Result<Json<QueryDetail>, HttpError> {
     // One that has ended stays as it is.
     if !detail(&state, &job_id).await?.summary.state.has_ended() {
         state.guard.cancel_query(&job_id, "asked for over HTTP").await;
@@ -61,20 +52,12 @@ pub async fn cancel(
 }
 
 /// Summaries of a run's queries; one that Ballista has forgotten is shown as registered.
-pub(super) async fn summaries_of(
-    state: &HttpState,
-    registered: &[RunQuery],
-) -> Result<Vec<QuerySummary>, HttpError> {
+pub(super) async fn summaries_of(state: &HttpState, registered: &[RunQuery]) -> Result<Vec<QuerySummary>, HttpError> {
     if registered.is_empty() {
         return Ok(Vec::new());
     }
     let jobs = state.api.json("/api/jobs").await?.unwrap_or(Value::Null);
-    let known: BTreeMap<&str, &Value> = jobs
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|job| Some((job.get("job_id")?.as_str()?, job)))
-        .collect();
+    let known: BTreeMap<&str, &Value> = jobs.as_array().into_iter().flatten().filter_map(|job| Some((job.get("job_id")?.as_str()?, job))).collect();
     Ok(registered
         .iter()
         .map(|query| {
@@ -102,8 +85,7 @@ async fn detail(state: &HttpState, job_id: &str) -> Result<QueryDetail, HttpErro
         return Err(not_found(job_id));
     }
     let Some(job) = state.api.json(&format!("/api/job/{job_id}")).await? else { return Err(not_found(job_id)) };
-    let stages =
-        state.api.json(&format!("/api/job/{job_id}/stages?plan_format=metrics")).await?.unwrap_or(Value::Null);
+    let stages = state.api.json(&format!("/api/job/{job_id}/stages?plan_format=metrics")).await?.unwrap_or(Value::Null);
     let config = state.api.json(&format!("/api/job/{job_id}/config")).await.ok().flatten();
     let hints = Hints {
         executors: executors_of_tasks(state, job_id).await,

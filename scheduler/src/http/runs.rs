@@ -18,13 +18,9 @@ use serde::Deserialize;
 /// Bytes of a log page when the caller names no limit.
 const LOG_PAGE_BYTES: u64 = 64 << 10;
 
-pub async fn list(
-    State(state): State<HttpState>,
-    Query(params): Query<ListParams>,
-) -> Result<Json<Page<RunSummary>>, HttpError> {
+pub async fn list(State(state): State<HttpState>, Query(params): Query<ListParams>) -> Result<Json<Page<RunSummary>>, HttpError> {
     params.check()?;
-    let states: Vec<_> =
-        model::RunState::ALL.into_iter().filter(|run_state| params.wants_state(run_state.label())).collect();
+    let states: Vec<_> = model::RunState::ALL.into_iter().filter(|run_state| params.wants_state(run_state.label())).collect();
     if states.is_empty() {
         return Ok(Json(Page::default()));
     }
@@ -38,24 +34,17 @@ pub async fn list(
     let (runs, total) = state.runs.list(&filter).await?;
     let ids: Vec<String> = runs.iter().map(|run| run.run_id.clone()).collect();
     let counts = state.runs.store().query_counts(&ids).await.map_err(RunsError::from)?;
-    let items: Vec<RunSummary> =
-        runs.iter().map(|run| summary(run, counts.get(&run.run_id).copied().unwrap_or(0))).collect();
+    let items: Vec<RunSummary> = runs.iter().map(|run| summary(run, counts.get(&run.run_id).copied().unwrap_or(0))).collect();
     let end = params.offset() + items.len();
     let next = ((end as u64) < total && !items.is_empty()).then(|| end.to_string());
     Ok(Json(Page { items, total, next }))
 }
 
-pub async fn one(
-    State(state): State<HttpState>,
-    Path(run_id): Path<String>,
-) -> Result<Json<RunDetail>, HttpError> {
+pub async fn one(State(state): State<HttpState>, Path(run_id): Path<String>) -> Result<Json<RunDetail>, HttpError> {
     Ok(Json(detail(&state, &run_id).await?))
 }
 
-pub async fn kill(
-    State(state): State<HttpState>,
-    Path(run_id): Path<String>,
-) -> Result<Json<RunDetail>, HttpError> {
+pub async fn kill(State(state): State<HttpState>, Path(run_id): Path<String>) -> Result<Json<RunDetail>, HttpError> {
     state.runs.kill(&run_id, "asked for over HTTP").await?;
     Ok(Json(detail(&state, &run_id).await?))
 }
@@ -66,11 +55,7 @@ pub struct LogParams {
     limit: Option<u64>,
 }
 
-pub async fn logs(
-    State(state): State<HttpState>,
-    Path(run_id): Path<String>,
-    Query(params): Query<LogParams>,
-) -> Result<Json<LogPage>, HttpError> {
+pub async fn logs(State(state): State<HttpState>, Path(run_id): Path<String>, Query(params): Query<LogParams>) -> Result<Json<LogPage>, HttpError> {
     let run = state.runs.get(&run_id).await?;
     let limit = params.limit.unwrap_or(LOG_PAGE_BYTES).clamp(1, READ_BYTES_MAX);
     let offset = match params.offset {
@@ -93,11 +78,9 @@ pub async fn logs(
 
 async fn detail(state: &HttpState, run_id: &str) -> Result<RunDetail, HttpError> {
     let run = state.runs.get(run_id).await?;
-    let registered =
-        state.runs.store().queries_of(run_id, QUERIES_PER_RUN_MAX).await.map_err(RunsError::from)?;
+    let registered = state.runs.store().queries_of(run_id, QUERIES_PER_RUN_MAX).await.map_err(RunsError::from)?;
     let queries = queries::summaries_of(state, &registered).await?;
-    let mut lost_executors: Vec<String> =
-        registered.iter().flat_map(|query| queries::lost_executors(state, &query.job_id)).collect();
+    let mut lost_executors: Vec<String> = registered.iter().flat_map(|query| queries::lost_executors(state, &query.job_id)).collect();
     lost_executors.sort();
     lost_executors.dedup();
     Ok(RunDetail {

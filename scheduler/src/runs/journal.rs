@@ -5,9 +5,7 @@ use super::model::{DeployMode, Progress, Run, RunQuery, RunState};
 use super::redact;
 use chainalytics_api_types as api;
 use chainalytics_common::ErrorCode;
-use chainalytics_event_log::event::{
-    ExecutorLost, KillRequested, QueryEnded, QueryRegistered, RunEnded, RunStarted, RunSubmitted,
-};
+use chainalytics_event_log::event::{ExecutorLost, KillRequested, QueryEnded, QueryRegistered, RunEnded, RunStarted, RunSubmitted};
 use chainalytics_event_log::{RunEvent, RunLogWriter};
 use serde_json::Value;
 
@@ -47,11 +45,7 @@ impl Journal {
     /// A transition or new progress.
     pub async fn changed(&self, before: &Run, after: &Run, now_ms: i64) {
         if before.state != RunState::Running && after.started_at_ms.is_some() && after.state == RunState::Running {
-            let event = RunStarted {
-                attempt: after.attempt,
-                at_ms: now_ms,
-                driver_location: after.executor_id.clone(),
-            };
+            let event = RunStarted { attempt: after.attempt, at_ms: now_ms, driver_location: after.executor_id.clone() };
             self.record(after, RunEvent::RunStarted(event)).await;
         }
         if before.kill_requested_at_ms.is_none()
@@ -131,9 +125,7 @@ pub fn batches(progress: &Progress) -> Vec<api::StreamingBatch> {
     }
     let Value::Object(mut metrics) = metrics else { return Vec::new() };
     match metrics.remove("streaming") {
-        Some(Value::Array(batches)) => {
-            batches.into_iter().filter_map(|batch| serde_json::from_value(batch).ok()).collect()
-        }
+        Some(Value::Array(batches)) => batches.into_iter().filter_map(|batch| serde_json::from_value(batch).ok()).collect(),
         Some(batch @ Value::Object(_)) => serde_json::from_value(batch).into_iter().collect(),
         _ => Vec::new(),
     }
@@ -143,10 +135,7 @@ pub fn batches(progress: &Progress) -> Vec<api::StreamingBatch> {
 #[must_use]
 pub fn fresh_batches(before: Option<&Progress>, after: &Progress) -> Vec<api::StreamingBatch> {
     let known = before.map(batches).unwrap_or_default();
-    batches(after)
-        .into_iter()
-        .filter(|batch| !known.iter().any(|old| old.query == batch.query && old.batch == batch.batch))
-        .collect()
+    batches(after).into_iter().filter(|batch| !known.iter().any(|old| old.query == batch.query && old.batch == batch.batch)).collect()
 }
 
 /// As the REST bodies have it.

@@ -119,9 +119,7 @@ impl DriverLogs {
 
     /// `None` for an id that could leave the directory.
     fn dir_of(&self, run_id: &str) -> Option<PathBuf> {
-        let plain = !run_id.is_empty()
-            && run_id.len() <= 128
-            && run_id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let plain = !run_id.is_empty() && run_id.len() <= 128 && run_id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         plain.then(|| self.dir.join(run_id))
     }
 }

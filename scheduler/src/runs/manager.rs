@@ -138,9 +138,7 @@ impl Runs {
         if !open.is_empty() {
             tracing::info!(runs = open.len(), "runs of an earlier scheduler are taken up");
         }
-        let runs = Self {
-            inner: Arc::new(Inner { store, journal, logs, guard, directory, options, open: Mutex::new(open) }),
-        };
+        let runs = Self { inner: Arc::new(Inner { store, journal, logs, guard, directory, options, open: Mutex::new(open) }) };
         let submitted: Vec<String> = {
             let open = runs.inner.open.lock().await;
             open.values().filter(|o| o.run.state == RunState::Submitted).map(|o| o.run.run_id.clone()).collect()
@@ -283,17 +281,11 @@ impl Runs {
             updated_at_ms: now_ms(),
         });
         let event = match state {
-            v1::RunState::Finished => Event::Finished {
-                report_json: (!request.report_json.is_empty()).then_some(request.report_json),
-                progress,
-            },
+            v1::RunState::Finished => Event::Finished { report_json: (!request.report_json.is_empty()).then_some(request.report_json), progress },
             v1::RunState::Failed => Event::Failed {
                 error: match request.error {
                     Some(error) => RunError { code: error.code, message: error.message },
-                    None => RunError {
-                        code: ErrorCode::RunFailed.as_str().to_owned(),
-                        message: "the driver gave no reason".to_owned(),
-                    },
+                    None => RunError { code: ErrorCode::RunFailed.as_str().to_owned(), message: "the driver gave no reason".to_owned() },
                 },
             },
             v1::RunState::Killed => Event::Stopped,
@@ -353,9 +345,7 @@ impl Runs {
             Some(v1::driver_status_request::Status::Exited(exited)) => {
                 Event::Exited { code: exited.code, signal: exited.signal, stderr_tail: exited.stderr_tail }
             }
-            Some(v1::driver_status_request::Status::LaunchFailed(failed)) => {
-                Event::LaunchFailed { message: failed.message }
-            }
+            Some(v1::driver_status_request::Status::LaunchFailed(failed)) => Event::LaunchFailed { message: failed.message },
             None => return Err(RunsError::Invalid("a driver status without a status".to_owned())),
         };
         self.heard_of(&request.run_id).await;
@@ -425,9 +415,7 @@ impl Runs {
             for entry in open.values() {
                 let run = &entry.run;
                 let silent = entry.last_heard.elapsed();
-                let overdue = run
-                    .kill_requested_at_ms
-                    .is_some_and(|at| now - at > i64::try_from(options.kill_grace.as_millis()).unwrap_or(i64::MAX));
+                let overdue = run.kill_requested_at_ms.is_some_and(|at| now - at > i64::try_from(options.kill_grace.as_millis()).unwrap_or(i64::MAX));
                 if overdue {
                     events.push((run.run_id.clone(), Event::KillOverdue));
                     continue;
@@ -452,9 +440,7 @@ impl Runs {
                             }
                         }
                     }
-                    (RunState::Queued, DeployMode::Client, _) | (RunState::Running, _, _)
-                        if silent > options.driver_timeout =>
-                    {
+                    (RunState::Queued, DeployMode::Client, _) | (RunState::Running, _, _) if silent > options.driver_timeout => {
                         let for_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
                         events.push((run.run_id.clone(), Event::Silent { for_ms }));
                     }
@@ -468,9 +454,7 @@ impl Runs {
         waiting.sort();
         for (_, _, run_id, avoid) in waiting {
             let candidates = self.inner.directory.candidates(&self.inner.guard, &ordered);
-            let Some(chosen) =
-                placement::choose(&candidates, options.drivers_per_executor_max, avoid.as_deref())
-            else {
+            let Some(chosen) = placement::choose(&candidates, options.drivers_per_executor_max, avoid.as_deref()) else {
                 break;
             };
             *ordered.entry(chosen.executor_id.clone()).or_default() += 1;

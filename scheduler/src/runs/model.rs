@@ -24,15 +24,7 @@ pub enum RunState {
 
 impl RunState {
     /// Every state, in the order of a run's life.
-    pub const ALL: [Self; 7] = [
-        Self::Submitted,
-        Self::Queued,
-        Self::Running,
-        Self::Finished,
-        Self::Failed,
-        Self::Killed,
-        Self::Lost,
-    ];
+    pub const ALL: [Self; 7] = [Self::Submitted, Self::Queued, Self::Running, Self::Finished, Self::Failed, Self::Killed, Self::Lost];
 
     /// Stable name: in the store, in logs, in REST bodies.
     #[must_use]
@@ -173,10 +165,7 @@ impl Run {
             submitted_at_ms: self.submitted_at_ms,
             started_at_ms: self.started_at_ms.unwrap_or_default(),
             ended_at_ms: self.ended_at_ms.unwrap_or_default(),
-            error: self
-                .error
-                .as_ref()
-                .map(|error| v1::RunError { code: error.code.clone(), message: error.message.clone() }),
+            error: self.error.as_ref().map(|error| v1::RunError { code: error.code.clone(), message: error.message.clone() }),
             progress: self.progress.as_ref().map(|progress| v1::Progress {
                 stage: progress.stage.clone(),
                 done: progress.done,

@@ -12,17 +12,9 @@ pub struct Candidate {
 /// The one with the fewest drivers, then the most cores; one that just failed this run only if there is no other. `None` when all are full.
 #[must_use]
 pub fn choose<'a>(candidates: &'a [Candidate], drivers_max: usize, avoid: Option<&str>) -> Option<&'a Candidate> {
-    candidates
-        .iter()
-        .filter(|candidate| candidate.drivers < drivers_max)
-        .min_by_key(|candidate| {
-            (
-                Some(candidate.executor_id.as_str()) == avoid,
-                candidate.drivers,
-                std::cmp::Reverse(candidate.cores),
-                candidate.executor_id.clone(),
-            )
-        })
+    candidates.iter().filter(|candidate| candidate.drivers < drivers_max).min_by_key(|candidate| {
+        (Some(candidate.executor_id.as_str()) == avoid, candidate.drivers, std::cmp::Reverse(candidate.cores), candidate.executor_id.clone())
+    })
 }
 
 #[cfg(test)]

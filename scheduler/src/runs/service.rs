@@ -38,26 +38,16 @@ type LogSender = mpsc::Sender<Result<v1::LogChunk, Status>>;
 impl v1::run_service_server::RunService for RunServiceImpl {
     type StreamLogsStream = ReceiverStream<Result<v1::LogChunk, Status>>;
 
-    async fn submit_run(
-        &self,
-        request: Request<v1::SubmitRunRequest>,
-    ) -> Result<Response<v1::SubmitRunResponse>, Status> {
+    async fn submit_run(&self, request: Request<v1::SubmitRunRequest>) -> Result<Response<v1::SubmitRunResponse>, Status> {
         let (run, created) = self.runs.submit(request.into_inner()).await?;
-        let report_interval_ms =
-            u64::try_from(self.runs.options().report_interval.as_millis()).unwrap_or(1_000);
+        let report_interval_ms = u64::try_from(self.runs.options().report_interval.as_millis()).unwrap_or(1_000);
         Ok(Response::new(v1::SubmitRunResponse { run: Some(run.to_proto()), created, report_interval_ms }))
     }
 
-    async fn list_runs(
-        &self,
-        request: Request<v1::ListRunsRequest>,
-    ) -> Result<Response<v1::ListRunsResponse>, Status> {
+    async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
         let request = request.into_inner();
-        let states = request
-            .states()
-            .filter(|state| *state != v1::RunState::Unspecified)
-            .filter_map(|state| RunState::from_label(state.label()))
-            .collect();
+        let states =
+            request.states().filter(|state| *state != v1::RunState::Unspecified).filter_map(|state| RunState::from_label(state.label())).collect();
         let filter = Filter {
             states,
             job: (!request.job.is_empty()).then_some(request.job),
@@ -72,8 +62,7 @@ impl v1::run_service_server::RunService for RunServiceImpl {
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::Run>, Status> {
         let run_id = request.into_inner().run_id;
         let mut run = self.runs.get(&run_id).await?.to_proto();
-        let queries =
-            self.runs.store().queries_of(&run_id, QUERIES_PER_RUN_MAX).await.map_err(RunsError::from)?;
+        let queries = self.runs.store().queries_of(&run_id, QUERIES_PER_RUN_MAX).await.map_err(RunsError::from)?;
         run.queries = queries.iter().map(super::model::RunQuery::to_proto).collect();
         Ok(Response::new(run))
     }
@@ -83,10 +72,7 @@ impl v1::run_service_server::RunService for RunServiceImpl {
         Ok(Response::new(self.runs.kill(&request.run_id, &request.reason).await?.to_proto()))
     }
 
-    async fn stream_logs(
-        &self,
-        request: Request<v1::StreamLogsRequest>,
-    ) -> Result<Response<Self::StreamLogsStream>, Status> {
+    async fn stream_logs(&self, request: Request<v1::StreamLogsRequest>) -> Result<Response<Self::StreamLogsStream>, Status> {
         let request = request.into_inner();
         if !self.runs.exists(&request.run_id).await? {
             return Err(RunsError::UnknownRun(request.run_id).into());
@@ -103,33 +89,21 @@ impl v1::run_service_server::RunService for RunServiceImpl {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn report_run(
-        &self,
-        request: Request<v1::ReportRunRequest>,
-    ) -> Result<Response<v1::ReportRunResponse>, Status> {
+    async fn report_run(&self, request: Request<v1::ReportRunRequest>) -> Result<Response<v1::ReportRunResponse>, Status> {
         Ok(Response::new(self.runs.report(request.into_inner()).await?))
     }
 
-    async fn register_query(
-        &self,
-        request: Request<v1::RegisterQueryRequest>,
-    ) -> Result<Response<v1::RegisterQueryResponse>, Status> {
+    async fn register_query(&self, request: Request<v1::RegisterQueryRequest>) -> Result<Response<v1::RegisterQueryResponse>, Status> {
         let kill_requested = self.runs.register_query(request.into_inner()).await?;
         Ok(Response::new(v1::RegisterQueryResponse { kill_requested }))
     }
 
-    async fn validate_query(
-        &self,
-        request: Request<v1::ValidateQueryRequest>,
-    ) -> Result<Response<v1::ValidateQueryResponse>, Status> {
+    async fn validate_query(&self, request: Request<v1::ValidateQueryRequest>) -> Result<Response<v1::ValidateQueryResponse>, Status> {
         let verdict = self.guard.validate(&request.into_inner().job_id);
         Ok(Response::new(answer(&verdict)))
     }
 
-    async fn cancel_query(
-        &self,
-        request: Request<v1::CancelQueryRequest>,
-    ) -> Result<Response<v1::CancelQueryResponse>, Status> {
+    async fn cancel_query(&self, request: Request<v1::CancelQueryRequest>) -> Result<Response<v1::CancelQueryResponse>, Status> {
         let request = request.into_inner();
         let reason = if request.reason.is_empty() { "asked for" } else { &request.reason };
         let cancelled = self.guard.cancel_query(&request.job_id, reason).await;
@@ -141,9 +115,7 @@ fn answer(verdict: &Verdict) -> v1::ValidateQueryResponse {
     let (reason, lost_executors, detail) = match verdict {
         Verdict::Valid => (v1::Validity::Ok, Vec::new(), String::new()),
         Verdict::Invalid(why) => match why {
-            Invalidity::ExecutorLost(lost) => {
-                (v1::Validity::ExecutorLost, lost.iter().cloned().collect(), why.to_string())
-            }
+            Invalidity::ExecutorLost(lost) => (v1::Validity::ExecutorLost, lost.iter().cloned().collect(), why.to_string()),
             Invalidity::StageRetried { .. } => (v1::Validity::StageRetried, Vec::new(), why.to_string()),
             Invalidity::Cancelled(_) => (v1::Validity::NotSuccessful, Vec::new(), why.to_string()),
         },

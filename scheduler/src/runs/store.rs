@@ -102,9 +102,7 @@ impl RunStore {
     /// Opens the file, makes it when it is missing.
     pub async fn open(path: &Path) -> Result<Self> {
         if let Some(dir) = path.parent() {
-            tokio::fs::create_dir_all(dir)
-                .await
-                .map_err(|source| StoreError::Io { path: dir.display().to_string(), source })?;
+            tokio::fs::create_dir_all(dir).await.map_err(|source| StoreError::Io { path: dir.display().to_string(), source })?;
         }
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -113,11 +111,7 @@ impl RunStore {
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options)
-            .await?;
+        let pool = SqlitePoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(10)).connect_with(options).await?;
         let found: i64 = sqlx::query("PRAGMA user_version").fetch_one(&pool).await?.try_get(0)?;
         if found > SCHEMA_VERSION {
             return Err(StoreError::TooNew { found });
@@ -192,11 +186,9 @@ impl RunStore {
 
     /// Runs that have not ended, oldest first: what a restarted scheduler goes on with.
     pub async fn open_runs(&self) -> Result<Vec<Run>> {
-        let rows = sqlx::query(
-            "SELECT * FROM runs WHERE state NOT IN ('finished', 'failed', 'killed', 'lost') ORDER BY submitted_at_ms, run_id",
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        let rows = sqlx::query("SELECT * FROM runs WHERE state NOT IN ('finished', 'failed', 'killed', 'lost') ORDER BY submitted_at_ms, run_id")
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter().map(run_of).collect()
     }
 
@@ -277,8 +269,7 @@ impl RunStore {
 
     /// The run that a query belongs to.
     pub async fn query(&self, job_id: &str) -> Result<Option<RunQuery>> {
-        let row =
-            sqlx::query("SELECT * FROM run_queries WHERE job_id = ?").bind(job_id).fetch_optional(&self.pool).await?;
+        let row = sqlx::query("SELECT * FROM run_queries WHERE job_id = ?").bind(job_id).fetch_optional(&self.pool).await?;
         row.as_ref().map(query_of).transpose()
     }
 
@@ -456,9 +447,7 @@ mod tests {
     async fn lists_are_filtered_and_newest_first() {
         let dir = Dir::new();
         let store = RunStore::open(&dir.0.join("runs.db")).await.unwrap();
-        for (id, state, at) in
-            [("a", RunState::Running, 1), ("b_%", RunState::Failed, 2), ("c", RunState::Failed, 3)]
-        {
+        for (id, state, at) in [("a", RunState::Running, 1), ("b_%", RunState::Failed, 2), ("c", RunState::Failed, 3)] {
             store.insert(&sample(id, state, at)).await.unwrap();
         }
         let ids = |runs: Vec<Run>| runs.into_iter().map(|run| run.run_id).collect::<Vec<_>>();

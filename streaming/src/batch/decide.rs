@@ -27,19 +27,11 @@ pub enum BatchDecision {
 /// Compares the ranges that a batch covers with where the table stands now.
 ///
 /// `planned_id`: the topic's id that the table knew when the batch was planned; `batch_id`: the one that the batch read.
-pub fn decide(
-    ranges: &PartitionRanges,
-    basis: &Basis,
-    planned_id: Option<&str>,
-    batch_id: Option<&str>,
-    committed: &Standing,
-) -> BatchDecision {
+pub fn decide(ranges: &PartitionRanges, basis: &Basis, planned_id: Option<&str>, batch_id: Option<&str>, committed: &Standing) -> BatchDecision {
     let ends = match (&committed.progress, basis) {
         (Progress::Fresh, Basis::Fresh) => return BatchDecision::Commit,
         (Progress::Fresh, _) => {
-            return BatchDecision::Conflict(
-                "the table has no offsets any more: it was emptied or made anew".to_owned(),
-            );
+            return BatchDecision::Conflict("the table has no offsets any more: it was emptied or made anew".to_owned());
         }
         (Progress::At(ends), _) => ends,
     };
@@ -56,10 +48,7 @@ pub fn decide(
         };
     }
     if !same_topic && now.is_some() && now != batch_id {
-        return BatchDecision::Conflict(format!(
-            "the table has gone on with another topic of the same name (id {})",
-            now.unwrap_or_default()
-        ));
+        return BatchDecision::Conflict(format!("the table has gone on with another topic of the same name (id {})", now.unwrap_or_default()));
     }
     compare(ranges, matches!(basis, Basis::Fresh), ends)
 }
@@ -71,23 +60,17 @@ fn compare(ranges: &PartitionRanges, planned_on_fresh: bool, ends: &PartitionEnd
             // A partition that the table has never seen begins where the plan says, unless another writer has
             // committed since a plan that knew no progress at all: then its start is that writer's to say.
             None if planned_on_fresh => {
-                mismatch.get_or_insert_with(|| {
-                    format!("partition {partition} was planned on a table without offsets, which it has now")
-                });
+                mismatch.get_or_insert_with(|| format!("partition {partition} was planned on a table without offsets, which it has now"));
             }
             Some(end) if *end != range.start => {
-                mismatch.get_or_insert_with(|| {
-                    format!("partition {partition} starts at {}, the table stands at {end}", range.start)
-                });
+                mismatch.get_or_insert_with(|| format!("partition {partition} starts at {}, the table stands at {end}", range.start));
             }
             _ => {}
         }
     }
     // The commit's entry alone tells the topic's progress: a partition that it left out would be read again.
     if let Some((partition, end)) = ends.iter().find(|(partition, _)| !ranges.contains_key(partition)) {
-        mismatch.get_or_insert_with(|| {
-            format!("partition {partition} is not in the batch, the table stands at {end} of it")
-        });
+        mismatch.get_or_insert_with(|| format!("partition {partition} is not in the batch, the table stands at {end} of it"));
     }
     match mismatch {
         None => BatchDecision::Commit,

@@ -14,11 +14,10 @@ mod model_tests;
 mod plan_tests;
 
 pub use adapt::BatchPace;
-pub use decide::{BatchDecision, Basis, decide};
+pub use decide::{Basis, BatchDecision, decide};
 pub use offsets::{BatchOffsets, EndOffsets, OffsetRange, PartitionEnds, PartitionRanges};
 pub use plan::{BatchLimits, BatchPlan, PlanError, TopicPlan, TopicState, Watermarks, plan_batch};
 pub use progress::{
-    OFFSETS_KEY, OFFSETS_PROPERTY, Progress, ProgressError, Standing, TOPIC_IDS_PROPERTY, merge_property, merge_topic_id,
-    progress_of, topic_id_of,
+    OFFSETS_KEY, OFFSETS_PROPERTY, Progress, ProgressError, Standing, TOPIC_IDS_PROPERTY, merge_property, merge_topic_id, progress_of, topic_id_of,
 };
 pub use split::{Unit, split_units};

@@ -21,12 +21,20 @@ enum Event {
     Crash(usize),
     /// A driver's commit takes effect, but the answer is lost: the driver keeps its batch and will commit it again.
     CommitUnanswered(usize),
-    Produce { partition: usize, count: u8 },
+    Produce {
+        partition: usize,
+        count: u8,
+    },
     /// The broker removes records at the beginning of a partition.
-    Retention { partition: usize, count: u8 },
+    Retention {
+        partition: usize,
+        count: u8,
+    },
     AddPartition,
     /// The topic is deleted and made anew.
-    Recreate { partitions: usize },
+    Recreate {
+        partitions: usize,
+    },
     /// A snapshot of somebody else (compaction): without our key.
     ForeignSnapshot,
     /// Expiry: only the newest snapshot stays.
@@ -148,14 +156,7 @@ struct World {
 
 impl World {
     fn new(rows_max: u64) -> Self {
-        let mut world = Self {
-            log: Log::new(1, 2),
-            table: Table::default(),
-            drivers: Default::default(),
-            next_record: 0,
-            next_id: 2,
-            rows_max,
-        };
+        let mut world = Self { log: Log::new(1, 2), table: Table::default(), drivers: Default::default(), next_record: 0, next_id: 2, rows_max };
         world.produce(0, 20);
         world
     }

@@ -95,10 +95,7 @@ mod tests {
     #[test]
     fn summary_value_is_the_documented_json() {
         let mut offsets = BatchOffsets::default();
-        offsets.0.insert(
-            "user-events".into(),
-            PartitionRanges::from([(0, OffsetRange::new(0, 10)), (1, OffsetRange::new(5, 5))]),
-        );
+        offsets.0.insert("user-events".into(), PartitionRanges::from([(0, OffsetRange::new(0, 10)), (1, OffsetRange::new(5, 5))]));
         let text = offsets.to_json();
         assert_eq!(text, r#"{"user-events":{"0":[0,10],"1":[5,5]}}"#);
         assert_eq!(BatchOffsets::from_json(&text).unwrap(), offsets);

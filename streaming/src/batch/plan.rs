@@ -137,9 +137,7 @@ pub enum PlanError {
         to: i64,
     },
     /// Another topic has the name.
-    #[error(
-        "topic '{topic}' was deleted and made anew: the table was fed from the topic with id {known}, the brokers have {found}"
-    )]
+    #[error("topic '{topic}' was deleted and made anew: the table was fed from the topic with id {known}, the brokers have {found}")]
     Recreated {
         /// Topic.
         topic: String,
@@ -190,8 +188,7 @@ pub fn plan_batch(topics: &[TopicState], limits: &BatchLimits) -> Result<BatchPl
         }
         bases.push(begin.basis);
     }
-    let backlog: Vec<(u64, u64)> =
-        wanted.iter().map(|(index, want)| (want.backlog(), topics[*index].record_bytes_avg.max(1))).collect();
+    let backlog: Vec<(u64, u64)> = wanted.iter().map(|(index, want)| (want.backlog(), topics[*index].record_bytes_avg.max(1))).collect();
     let takes = allot(&backlog, limits);
 
     let mut plan = BatchPlan {
@@ -265,9 +262,7 @@ fn beginning_of(topic: &TopicState, fail_on_data_loss: bool) -> Result<Beginning
             // The same topic with a shorter log was cut off (an unclean election): what is behind the end has been read.
             // Another topic, or one that may be another, is read from its beginning.
             if ids.is_some_and(|(known, found)| known == found) {
-                let cut = |(partition, end): (&i32, &i64)| {
-                    topic.watermarks.get(partition).map(|marks| (*partition, (*end).min(marks.high)))
-                };
+                let cut = |(partition, end): (&i32, &i64)| topic.watermarks.get(partition).map(|marks| (*partition, (*end).min(marks.high)));
                 starts = ends.iter().filter_map(cut).collect();
             } else {
                 starts.extend(topic.watermarks.iter().map(|(partition, marks)| (*partition, marks.low)));

@@ -59,10 +59,7 @@ fn limits_never_stop_a_stream() {
 #[test]
 fn lost_offsets_fail_or_are_recorded() {
     let topic = state(at(&[(0, 5)]), &[(0, 8, 10)]);
-    assert!(matches!(
-        plan_batch(std::slice::from_ref(&topic), &limits(100)),
-        Err(PlanError::DataLoss { from: 5, to: 8, .. })
-    ));
+    assert!(matches!(plan_batch(std::slice::from_ref(&topic), &limits(100)), Err(PlanError::DataLoss { from: 5, to: 8, .. })));
     let lenient = BatchLimits { fail_on_data_loss: false, ..limits(100) };
     let plan = plan_batch(&[topic], &lenient).unwrap();
     assert_eq!(plan.topics[0].commit[&0], OffsetRange::new(5, 10));
@@ -81,14 +78,8 @@ fn loss_with_nothing_left_still_moves_the_table() {
 
 #[test]
 fn a_shorter_log_is_never_skipped_over() {
-    assert!(matches!(
-        plan_batch(&[state(at(&[(0, 50)]), &[(0, 0, 10)])], &limits(100)),
-        Err(PlanError::BeyondEnd { committed: 50, high: 10, .. })
-    ));
-    assert!(matches!(
-        plan_batch(&[state(at(&[(0, 5), (1, 5)]), &[(0, 0, 10)])], &limits(100)),
-        Err(PlanError::PartitionGone { partition: 1, .. })
-    ));
+    assert!(matches!(plan_batch(&[state(at(&[(0, 50)]), &[(0, 0, 10)])], &limits(100)), Err(PlanError::BeyondEnd { committed: 50, high: 10, .. })));
+    assert!(matches!(plan_batch(&[state(at(&[(0, 5), (1, 5)]), &[(0, 0, 10)])], &limits(100)), Err(PlanError::PartitionGone { partition: 1, .. })));
 }
 
 #[test]
@@ -96,10 +87,7 @@ fn a_fresh_table_starts_where_the_policy_says() {
     let mut topic = state(Progress::Fresh, &[(0, 3, 10), (1, 4, 6)]);
     topic.first_offsets = PartitionEnds::from([(0, 10)]);
     let plan = plan_batch(&[topic], &limits(100)).unwrap();
-    assert_eq!(
-        plan.topics[0].commit,
-        PartitionRanges::from([(0, OffsetRange::new(10, 10)), (1, OffsetRange::new(4, 6))])
-    );
+    assert_eq!(plan.topics[0].commit, PartitionRanges::from([(0, OffsetRange::new(10, 10)), (1, OffsetRange::new(4, 6))]));
 }
 
 #[test]
@@ -147,10 +135,7 @@ fn a_log_that_was_cut_off_goes_on_at_its_end() {
     let topic = state(at(&[(0, 50), (1, 3)]), &[(0, 0, 10), (1, 0, 9)]);
     let lenient = BatchLimits { fail_on_data_loss: false, ..limits(100) };
     let plan = plan_batch(&[topic], &lenient).unwrap();
-    assert_eq!(
-        plan.topics[0].commit,
-        PartitionRanges::from([(0, OffsetRange::new(10, 10)), (1, OffsetRange::new(3, 9))])
-    );
+    assert_eq!(plan.topics[0].commit, PartitionRanges::from([(0, OffsetRange::new(10, 10)), (1, OffsetRange::new(3, 9))]));
     assert!(plan.needs_commit());
 }
 

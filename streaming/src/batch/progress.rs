@@ -72,15 +72,13 @@ pub fn progress_of(
     may_have_rows: bool,
 ) -> Result<Progress, ProgressError> {
     for summary in summaries {
-        let offsets = BatchOffsets::from_json(&summary)
-            .map_err(|e| ProgressError::Malformed { place: OFFSETS_KEY, reason: e.to_string() })?;
+        let offsets = BatchOffsets::from_json(&summary).map_err(|e| ProgressError::Malformed { place: OFFSETS_KEY, reason: e.to_string() })?;
         if let Some(ranges) = offsets.0.get(topic) {
             return Ok(Progress::At(ranges.iter().map(|(partition, range)| (*partition, range.end)).collect()));
         }
     }
     if let Some(property) = property {
-        let mut ends = EndOffsets::from_json(property)
-            .map_err(|e| ProgressError::Malformed { place: OFFSETS_PROPERTY, reason: e.to_string() })?;
+        let mut ends = EndOffsets::from_json(property).map_err(|e| ProgressError::Malformed { place: OFFSETS_PROPERTY, reason: e.to_string() })?;
         if let Some(ends) = ends.0.remove(topic) {
             return Ok(Progress::At(ends));
         }
@@ -92,8 +90,7 @@ pub fn progress_of(
 pub fn merge_property(current: Option<&str>, topic: &str, ends: PartitionEnds) -> Result<String, ProgressError> {
     let mut all = match current {
         None => EndOffsets::default(),
-        Some(text) => EndOffsets::from_json(text)
-            .map_err(|e| ProgressError::Malformed { place: OFFSETS_PROPERTY, reason: e.to_string() })?,
+        Some(text) => EndOffsets::from_json(text).map_err(|e| ProgressError::Malformed { place: OFFSETS_PROPERTY, reason: e.to_string() })?,
     };
     all.0.insert(topic.to_owned(), ends);
     Ok(all.to_json())
@@ -115,8 +112,7 @@ pub fn merge_topic_id(current: Option<&str>, topic: &str, id: &str) -> Result<St
 fn topic_ids(property: Option<&str>) -> Result<BTreeMap<String, String>, ProgressError> {
     match property {
         None => Ok(BTreeMap::new()),
-        Some(text) => serde_json::from_str(text)
-            .map_err(|e| ProgressError::Malformed { place: TOPIC_IDS_PROPERTY, reason: e.to_string() }),
+        Some(text) => serde_json::from_str(text).map_err(|e| ProgressError::Malformed { place: TOPIC_IDS_PROPERTY, reason: e.to_string() }),
     }
 }
 
@@ -149,10 +145,7 @@ mod tests {
     #[test]
     fn rows_without_an_answer_fail_loudly() {
         assert_eq!(progress_of("a", summaries(&[]), None, true), Err(ProgressError::Lost("a".into())));
-        assert_eq!(
-            progress_of("a", summaries(&[]), Some(r#"{"b":{"0":1}}"#), true),
-            Err(ProgressError::Lost("a".into()))
-        );
+        assert_eq!(progress_of("a", summaries(&[]), Some(r#"{"b":{"0":1}}"#), true), Err(ProgressError::Lost("a".into())));
         assert_eq!(progress_of("a", summaries(&[]), None, false), Ok(Progress::Fresh));
     }
 

@@ -64,13 +64,7 @@ impl std::fmt::Debug for AvroDecoder {
 impl AvroDecoder {
     /// Decoder into `schema`. Writer schemas are matched by field name.
     pub fn new(schema: &RecordSchema, registry: Arc<SchemaRegistry>, evolve: bool) -> Self {
-        Self {
-            schema: schema.clone(),
-            columns: Columns::new(schema),
-            registry,
-            decoders: LruCache::new(DECODERS_MAX),
-            evolve,
-        }
+        Self { schema: schema.clone(), columns: Columns::new(schema), registry, decoders: LruCache::new(DECODERS_MAX), evolve }
     }
 
     /// Decodes a chunk.
@@ -101,12 +95,7 @@ impl AvroDecoder {
                         Prepared::Ready => {}
                         Prepared::Newer => {
                             self.columns = Columns::new(&self.schema);
-                            return Ok(Decoded {
-                                columns: Vec::new(),
-                                accepted: Some(Vec::new()),
-                                rejected: Vec::new(),
-                                newer_schema: Some(id),
-                            });
+                            return Ok(Decoded { columns: Vec::new(), accepted: Some(Vec::new()), rejected: Vec::new(), newer_schema: Some(id) });
                         }
                         Prepared::Refused(code, error) => {
                             refused.insert(id, (code, error));
@@ -143,9 +132,7 @@ impl AvroDecoder {
                 return Ok(Prepared::Refused(RejectCode::UnknownSchema, error));
             }
         };
-        let refused = |reason: String| {
-            Ok(Prepared::Refused(RejectCode::IncompatibleSchema, format!("schema {id}: {reason}")))
-        };
+        let refused = |reason: String| Ok(Prepared::Refused(RejectCode::IncompatibleSchema, format!("schema {id}: {reason}")));
         let fields = match schema.schema_type {
             SchemaType::Avro => avro_fields(&schema.text),
             SchemaType::Json => json_schema_fields(&schema.text),
@@ -163,8 +150,7 @@ impl AvroDecoder {
         if self.evolve && !(found.new.is_empty() && found.widened.is_empty()) {
             return Ok(Prepared::Newer);
         }
-        let ignored: Vec<&str> =
-            found.new.iter().map(|field| field.name.as_str()).chain(found.untakeable.iter().map(String::as_str)).collect();
+        let ignored: Vec<&str> = found.new.iter().map(|field| field.name.as_str()).chain(found.untakeable.iter().map(String::as_str)).collect();
         if !ignored.is_empty() {
             tracing::warn!(schema = id, fields = ignored.join(", "), "fields of a writer's schema that the table has no columns for are ignored");
         }
@@ -299,13 +285,7 @@ impl WriterDecoder {
     }
 
     /// Takes the decoded rows out. Some faults (text that is not UTF-8) show only now; then each row goes alone.
-    fn flush(
-        &mut self,
-        chunk: &RecordChunk,
-        rows: Vec<u32>,
-        pieces: &mut Vec<Piece>,
-        failures: &mut Vec<Failure>,
-    ) -> Result<()> {
+    fn flush(&mut self, chunk: &RecordChunk, rows: Vec<u32>, pieces: &mut Vec<Piece>, failures: &mut Vec<Failure>) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -344,9 +324,5 @@ fn build(id: i32, schema: &AvroSchema) -> Result<ArrowDecoder, arrow::error::Arr
     let fingerprint = Fingerprint::Id(id.cast_unsigned());
     let mut store = SchemaStore::new_with_type(FingerprintAlgorithm::Id);
     store.set(fingerprint, schema.clone())?;
-    ReaderBuilder::new()
-        .with_batch_size(CHUNK_ROWS_MAX)
-        .with_writer_schema_store(store)
-        .with_active_fingerprint(fingerprint)
-        .build_decoder()
+    ReaderBuilder::new().with_batch_size(CHUNK_ROWS_MAX).with_writer_schema_store(store).with_active_fingerprint(fingerprint).build_decoder()
 }

@@ -1,8 +1,7 @@
 //! Arrow arrays of any writer schema, handed value by value to the declared columns.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Float32Array, Float64Array, Int32Array, Int64Array,
-    RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit};
@@ -89,9 +88,7 @@ fn reader(array: &ArrayRef) -> Reader {
             cast(array, &DataType::Utf8).ok().map(|text| Reader::Text(text.as_string::<i32>().clone()))
         }
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
-            cast(array, &DataType::Float64)
-                .ok()
-                .map(|value| Reader::Double(value.as_primitive::<Float64Type>().clone()))
+            cast(array, &DataType::Float64).ok().map(|value| Reader::Double(value.as_primitive::<Float64Type>().clone()))
         }
         DataType::Timestamp(_, _) | DataType::Date32 => {
             // Nanoseconds are cut to microseconds; a date is its midnight.

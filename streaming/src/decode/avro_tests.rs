@@ -36,10 +36,7 @@ fn encode(id: u32, avro: &str, batch: &RecordBatch) -> Vec<u8> {
     let metadata = HashMap::from([(SCHEMA_METADATA_KEY.to_owned(), avro.to_owned())]);
     let arrow = Schema::new_with_metadata(batch.schema().fields().clone(), metadata);
     let batch = batch.clone().with_schema(Arc::new(arrow.clone())).unwrap();
-    let mut writer = WriterBuilder::new(arrow)
-        .with_fingerprint_strategy(FingerprintStrategy::Id(id))
-        .build::<_, AvroSoeFormat>(Vec::new())
-        .unwrap();
+    let mut writer = WriterBuilder::new(arrow).with_fingerprint_strategy(FingerprintStrategy::Id(id)).build::<_, AvroSoeFormat>(Vec::new()).unwrap();
     writer.write(&batch).unwrap();
     writer.finish().unwrap();
     writer.into_inner()
@@ -47,14 +44,9 @@ fn encode(id: u32, avro: &str, batch: &RecordBatch) -> Vec<u8> {
 
 fn event(id: &str, at_ms: i64, value: f64) -> Vec<u8> {
     let at = DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, Some("UTC".into()));
-    let fields = vec![
-        Field::new("id", DataType::Utf8, false),
-        Field::new("at", at.clone(), false),
-        Field::new("value", DataType::Float64, false),
-    ];
+    let fields = vec![Field::new("id", DataType::Utf8, false), Field::new("at", at.clone(), false), Field::new("value", DataType::Float64, false)];
     let times = arrow::compute::cast(&Int64Array::from(vec![at_ms]), &at).unwrap();
-    let columns: Vec<ArrayRef> =
-        vec![Arc::new(StringArray::from(vec![id])), times, Arc::new(Float64Array::from(vec![value]))];
+    let columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec![id])), times, Arc::new(Float64Array::from(vec![value]))];
     encode(1, EVENT, &RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap())
 }
 
@@ -105,8 +97,7 @@ async fn decoder_that(evolve: bool) -> AvroDecoder {
                 (404, serde_json::json!({"error_code": 40403, "message": "Schema not found"}))
             };
             let body = body.to_string();
-            let answer =
-                format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
             socket.write_all(answer.as_bytes()).await.unwrap();
         }
     });
@@ -185,12 +176,8 @@ async fn bad_records_are_told_apart_and_lose_no_neighbour() {
 #[tokio::test]
 async fn json_with_a_registered_schema_goes_beside_avro() {
     let json = |body: &str| [&[0, 0, 0, 0, 3][..], body.as_bytes()].concat();
-    let values = vec![
-        event("a", 1000, 1.5),
-        json(r#"{"id":"b","at":"1970-01-01T00:00:02Z","value":7}"#),
-        json(r#"{"id":"c"}"#),
-        event("d", 3000, 2.5),
-    ];
+    let values =
+        vec![event("a", 1000, 1.5), json(r#"{"id":"b","at":"1970-01-01T00:00:02Z","value":7}"#), json(r#"{"id":"c"}"#), event("d", 3000, 2.5)];
     let decoded = decoder().await.decode(&chunk(&values)).await.unwrap();
     assert_eq!(decoded.accepted, Some(vec![0, 1, 3]));
     assert_eq!(decoded.columns[0].as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "b", "d"]);

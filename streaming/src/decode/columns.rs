@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
 use chainalytics_common::Result;
@@ -132,10 +130,7 @@ impl Column {
 
     fn push_null(&mut self) -> Result<(), Misfit> {
         if self.spec.required {
-            return Err(Misfit {
-                code: RejectCode::MissingField,
-                error: format!("required field '{}' is null", self.spec.name),
-            });
+            return Err(Misfit { code: RejectCode::MissingField, error: format!("required field '{}' is null", self.spec.name) });
         }
         match &mut self.values {
             Values::Text { bytes, ends } => ends.push(bytes.len() as i32),
@@ -192,9 +187,7 @@ impl Column {
             Values::Long(values) => Arc::new(Int64Array::new(ScalarBuffer::from(take(values)), nulls)),
             Values::Double(values) => Arc::new(Float64Array::new(ScalarBuffer::from(take(values)), nulls)),
             Values::Boolean(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(take(values)), nulls)),
-            Values::Timestamp(values) => {
-                Arc::new(TimestampMicrosecondArray::new(ScalarBuffer::from(take(values)), nulls).with_timezone("UTC"))
-            }
+            Values::Timestamp(values) => Arc::new(TimestampMicrosecondArray::new(ScalarBuffer::from(take(values)), nulls).with_timezone("UTC")),
         })
     }
 }
@@ -241,24 +234,15 @@ fn mismatch(spec: &FieldSpec, scalar: Scalar<'_>) -> Misfit {
 }
 
 pub(super) fn mismatch_of(spec: &FieldSpec, value: &str) -> Misfit {
-    Misfit {
-        code: RejectCode::TypeMismatch,
-        error: format!("field '{}': {value} is no {}", spec.name, spec.kind.name()),
-    }
+    Misfit { code: RejectCode::TypeMismatch, error: format!("field '{}': {value} is no {}", spec.name, spec.kind.name()) }
 }
 
 fn bad_timestamp(spec: &FieldSpec, scalar: Scalar<'_>) -> Misfit {
-    Misfit {
-        code: RejectCode::BadTimestamp,
-        error: format!("field '{}': {} is no {}", spec.name, describe(scalar), spec.kind.name()),
-    }
+    Misfit { code: RejectCode::BadTimestamp, error: format!("field '{}': {} is no {}", spec.name, describe(scalar), spec.kind.name()) }
 }
 
 fn not_allowed(spec: &FieldSpec, text: &str) -> Misfit {
-    Misfit {
-        code: RejectCode::NotAllowed,
-        error: format!("field '{}': \"{}\" is none of {}", spec.name, shown(text), spec.allowed.join(", ")),
-    }
+    Misfit { code: RejectCode::NotAllowed, error: format!("field '{}': \"{}\" is none of {}", spec.name, shown(text), spec.allowed.join(", ")) }
 }
 
 /// The columns of a record schema.
@@ -302,10 +286,7 @@ impl Columns {
                 continue;
             }
             if column.spec.required {
-                return Err(Misfit {
-                    code: RejectCode::MissingField,
-                    error: format!("required field '{}' is absent", column.spec.name),
-                });
+                return Err(Misfit { code: RejectCode::MissingField, error: format!("required field '{}' is absent", column.spec.name) });
             }
             column.push_null()?;
         }

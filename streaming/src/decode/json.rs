@@ -72,8 +72,7 @@ impl JsonDecoder {
 /// Reads one object into the columns. On a misfit the caller rolls back.
 pub(super) fn decode_value(columns: &mut Columns, value: &[u8]) -> Result<(), Misfit> {
     // Checked once and as a whole, ignored fields included; the parser then borrows text without looking again.
-    let text = std::str::from_utf8(value)
-        .map_err(|e| Misfit { code: RejectCode::Malformed, error: format!("not UTF-8: {e}") })?;
+    let text = std::str::from_utf8(value).map_err(|e| Misfit { code: RejectCode::Malformed, error: format!("not UTF-8: {e}") })?;
     let mut misfit = None;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let seed = RecordSeed { columns, misfit: &mut misfit };
@@ -130,8 +129,7 @@ impl<'de> Visitor<'de> for RecordSeed<'_> {
             hint = index + 1;
             if self.columns.has_value(index) {
                 let name = &self.columns.column(index).spec().name;
-                *self.misfit =
-                    Some(Misfit { code: RejectCode::Malformed, error: format!("field '{name}' appears twice") });
+                *self.misfit = Some(Misfit { code: RejectCode::Malformed, error: format!("field '{name}' appears twice") });
                 return Err(A::Error::custom("field twice"));
             }
             let pushed = if self.columns.column(index).spec().kind == FieldKind::Double {

@@ -117,9 +117,7 @@ fn tombstones_and_prefixes_are_recognised() {
 #[test]
 fn only_declared_values_are_allowed() {
     let schema = platform_topic("user-events").unwrap().schema;
-    let event = |kind: &str| {
-        format!(r#"{{"event_id":"e","user_id":"u","event_type":"{kind}","event_timestamp":"2026-01-01T00:00:00Z"}}"#)
-    };
+    let event = |kind: &str| format!(r#"{{"event_id":"e","user_id":"u","event_type":"{kind}","event_timestamp":"2026-01-01T00:00:00Z"}}"#);
     let (good, bad) = (event("click"), event("teleport"));
     let decoded = JsonDecoder::new(&schema).decode(&chunk(&[good.as_bytes(), bad.as_bytes()])).unwrap();
     assert_eq!(decoded.accepted, Some(vec![0]));
@@ -168,9 +166,7 @@ fn expected(value: &[u8]) -> Option<(String, Option<f64>)> {
         return None;
     }
     // `1e2` is an integer.
-    let integer = |value: &Value| {
-        value.as_i64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e15).map(|f| f as i64))
-    };
+    let integer = |value: &Value| value.as_i64().or_else(|| value.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e15).map(|f| f as i64));
     if get("int").is_some_and(|value| integer(value).is_none_or(|int| i32::try_from(int).is_err()))
         || get("long").is_some_and(|value| integer(value).is_none())
     {

@@ -71,18 +71,12 @@ impl Decoder {
     ///
     /// # Errors
     /// Avro without a registry: its writer schemas could not be looked up.
-    pub fn new(
-        format: ValueFormat,
-        schema: &RecordSchema,
-        registry: Option<Arc<SchemaRegistry>>,
-        evolve: bool,
-    ) -> Result<Self> {
+    pub fn new(format: ValueFormat, schema: &RecordSchema, registry: Option<Arc<SchemaRegistry>>, evolve: bool) -> Result<Self> {
         match format {
             ValueFormat::Json => Ok(Self::Json(JsonDecoder::new(schema))),
             ValueFormat::Avro => {
-                let registry = registry.ok_or_else(|| {
-                    crate::err::config("topics with registered schemas need schema.registry.url to look up their schemas")
-                })?;
+                let registry =
+                    registry.ok_or_else(|| crate::err::config("topics with registered schemas need schema.registry.url to look up their schemas"))?;
                 Ok(Self::Avro(Box::new(AvroDecoder::new(schema, registry, evolve))))
             }
         }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
-};
+use arrow::array::{ArrayRef, BinaryBuilder, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::SchemaRef;
 
@@ -28,13 +26,7 @@ impl BatchLineage {
     }
 
     /// The batch of accepted records; `None` if there are none.
-    pub(super) fn accepted(
-        &self,
-        schema: &SchemaRef,
-        unit: &Unit,
-        chunk: &RecordChunk,
-        decoded: &Decoded,
-    ) -> Result<Option<RecordBatch>> {
+    pub(super) fn accepted(&self, schema: &SchemaRef, unit: &Unit, chunk: &RecordChunk, decoded: &Decoded) -> Result<Option<RecordBatch>> {
         let rows = decoded.accepted.as_ref().map_or(chunk.len(), Vec::len);
         if rows == 0 {
             return Ok(None);
@@ -42,29 +34,18 @@ impl BatchLineage {
         let mut columns = decoded.columns.clone();
         let (offsets, timestamps): (Vec<i64>, Vec<i64>) = match &decoded.accepted {
             None => (chunk.offsets().to_vec(), chunk.timestamps_ms().to_vec()),
-            Some(accepted) => accepted
-                .iter()
-                .map(|row| (chunk.offsets()[*row as usize], chunk.timestamps_ms()[*row as usize]))
-                .unzip(),
+            Some(accepted) => accepted.iter().map(|row| (chunk.offsets()[*row as usize], chunk.timestamps_ms()[*row as usize])).unzip(),
         };
         columns.push(repeated(&unit.topic, rows));
         columns.push(Arc::new(Int32Array::from_value(unit.partition, rows)));
         columns.push(Arc::new(Int64Array::from(offsets)));
         columns.push(kafka_timestamps(timestamps));
         self.push_common(&mut columns, rows);
-        RecordBatch::try_new(Arc::clone(schema), columns)
-            .map(Some)
-            .map_err(|e| err::internal(format!("bronze batch of topic '{}': {e}", unit.topic)))
+        RecordBatch::try_new(Arc::clone(schema), columns).map(Some).map_err(|e| err::internal(format!("bronze batch of topic '{}': {e}", unit.topic)))
     }
 
     /// The batch of rejected records: key and value as they came, and why they are no rows.
-    pub(super) fn rejected(
-        &self,
-        schema: &SchemaRef,
-        unit: &Unit,
-        chunk: &RecordChunk,
-        rejected: &[Reject],
-    ) -> Result<RecordBatch> {
+    pub(super) fn rejected(&self, schema: &SchemaRef, unit: &Unit, chunk: &RecordChunk, rejected: &[Reject]) -> Result<RecordBatch> {
         let rows = rejected.len();
         let (mut keys, mut values) = (BinaryBuilder::new(), BinaryBuilder::new());
         let (mut codes, mut errors) = (StringBuilder::new(), StringBuilder::new());
@@ -92,8 +73,7 @@ impl BatchLineage {
             kafka_timestamps(timestamps),
         ];
         self.push_common(&mut columns, rows);
-        RecordBatch::try_new(Arc::clone(schema), columns)
-            .map_err(|e| err::internal(format!("dead letters of topic '{}': {e}", unit.topic)))
+        RecordBatch::try_new(Arc::clone(schema), columns).map_err(|e| err::internal(format!("dead letters of topic '{}': {e}", unit.topic)))
     }
 
     fn push_common(&self, columns: &mut Vec<ArrayRef>, rows: usize) {
@@ -115,8 +95,7 @@ fn repeated(text: &str, rows: usize) -> ArrayRef {
 
 /// Milliseconds to microseconds; a negative time means that there is none.
 fn kafka_timestamps(mut timestamps_ms: Vec<i64>) -> ArrayRef {
-    let nulls =
-        timestamps_ms.iter().any(|at| *at < 0).then(|| timestamps_ms.iter().map(|at| *at >= 0).collect::<NullBuffer>());
+    let nulls = timestamps_ms.iter().any(|at| *at < 0).then(|| timestamps_ms.iter().map(|at| *at >= 0).collect::<NullBuffer>());
     for at in &mut timestamps_ms {
         *at = at.saturating_mul(1000);
     }

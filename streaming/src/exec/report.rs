@@ -209,13 +209,11 @@ pub fn read_reports(batches: &[RecordBatch]) -> Result<TaskReport> {
         for row in 0..batch.num_rows() {
             match targets.value(row) {
                 CONSUMED if units.is_valid(row) => {
-                    let unit =
-                        serde_json::from_str(units.value(row)).map_err(|e| err::internal(format!("unit: {e}")))?;
+                    let unit = serde_json::from_str(units.value(row)).map_err(|e| err::internal(format!("unit: {e}")))?;
                     report.consumed.push(unit);
                 }
                 FAILED if units.is_valid(row) => {
-                    let failure =
-                        serde_json::from_str(units.value(row)).map_err(|e| err::internal(format!("failure: {e}")))?;
+                    let failure = serde_json::from_str(units.value(row)).map_err(|e| err::internal(format!("failure: {e}")))?;
                     report.failures.push(failure);
                 }
                 target @ (DATA | DEAD_LETTER) if files.is_valid(row) => {

@@ -180,9 +180,7 @@ impl Task {
             let batch = self.lineage.rejected(&self.dead_letters_schema, unit, chunk, &decoded.rejected)?;
             let writer = match &mut self.dead_letters {
                 Some(writer) => writer,
-                None => self
-                    .dead_letters
-                    .insert(DataFileWriter::new(self.spec.dead_letters.clone(), Arc::clone(&self.store))?),
+                None => self.dead_letters.insert(DataFileWriter::new(self.spec.dead_letters.clone(), Arc::clone(&self.store))?),
             };
             writer.write(&batch).await?;
         }
@@ -193,10 +191,12 @@ impl Task {
     /// Makes the topic's writer ready; gives its key.
     fn topic_writer(&mut self, topic: &str) -> Result<String> {
         if !self.topics.contains_key(topic) {
-            let sink =
-                self.spec.topics.iter().find(|sink| sink.topic == topic).ok_or_else(|| {
-                    err::internal(format!("a unit of topic '{topic}', which the batch does not know"))
-                })?;
+            let sink = self
+                .spec
+                .topics
+                .iter()
+                .find(|sink| sink.topic == topic)
+                .ok_or_else(|| err::internal(format!("a unit of topic '{topic}', which the batch does not know")))?;
             self.topics.insert(topic.to_owned(), TopicWriter::new(sink, self.registry.clone(), &self.store)?);
         }
         Ok(topic.to_owned())
@@ -206,13 +206,7 @@ impl Task {
         let mut report = TaskReport { consumed, ..TaskReport::default() };
         let timer = self.metrics.write.timer();
         for (name, topic) in self.topics {
-            let table = self
-                .spec
-                .topics
-                .iter()
-                .find(|sink| sink.topic == name)
-                .map(|sink| sink.write.table.clone())
-                .unwrap_or_default();
+            let table = self.spec.topics.iter().find(|sink| sink.topic == name).map(|sink| sink.write.table.clone()).unwrap_or_default();
             let files = topic.writer.close().await?;
             report.data.extend(files.into_iter().map(|file| WrittenFile { table: table.clone(), file }));
         }

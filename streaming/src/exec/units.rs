@@ -50,11 +50,6 @@ pub(super) fn from_batch(batch: &RecordBatch) -> Result<Vec<Unit>> {
     let starts = batch.column(2).as_primitive_opt::<Int64Type>().ok_or_else(malformed)?;
     let ends = batch.column(3).as_primitive_opt::<Int64Type>().ok_or_else(malformed)?;
     Ok((0..topics.len())
-        .map(|row| Unit {
-            topic: topics.value(row).to_owned(),
-            partition: partitions.value(row),
-            start: starts.value(row),
-            end: ends.value(row),
-        })
+        .map(|row| Unit { topic: topics.value(row).to_owned(), partition: partitions.value(row), start: starts.value(row), end: ends.value(row) })
         .collect())
 }

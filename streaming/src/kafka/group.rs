@@ -30,8 +30,7 @@ impl GroupCommitter {
     pub fn new(options: &KafkaOptions, group: &str) -> Result<Self> {
         let mut config = options.client_config();
         config.set("group.id", group).set("enable.auto.commit", "false");
-        let consumer = BaseConsumer::from_config_and_context(&config, ReaderContext::default())
-            .map_err(|e| err::kafka_config(&e.to_string()))?;
+        let consumer = BaseConsumer::from_config_and_context(&config, ReaderContext::default()).map_err(|e| err::kafka_config(&e.to_string()))?;
         Ok(Self { consumer: Arc::new(consumer), group: group.to_owned() })
     }
 

@@ -109,10 +109,7 @@ impl KafkaMetadata {
         self.blocking(move |this| {
             let mut marks = BTreeMap::new();
             for partition in partitions {
-                let (low, high) = this
-                    .consumer
-                    .fetch_watermarks(&topic, partition, this.options.request_timeout())
-                    .map_err(|e| this.failure(&e))?;
+                let (low, high) = this.consumer.fetch_watermarks(&topic, partition, this.options.request_timeout()).map_err(|e| this.failure(&e))?;
                 // The two are asked one after the other; retention may move the low one past the high one's answer.
                 marks.insert(partition, Watermarks { low, high: high.max(low) });
             }
@@ -126,25 +123,15 @@ impl KafkaMetadata {
     ///
     /// # Errors
     /// `KafkaUnreachable` (retryable).
-    pub async fn offsets_at(
-        &self,
-        topic: &str,
-        marks: &BTreeMap<i32, Watermarks>,
-        timestamp_ms: i64,
-    ) -> Result<PartitionEnds> {
+    pub async fn offsets_at(&self, topic: &str, marks: &BTreeMap<i32, Watermarks>, timestamp_ms: i64) -> Result<PartitionEnds> {
         let topic = topic.to_owned();
         let marks = marks.clone();
         self.blocking(move |this| {
             let mut wanted = TopicPartitionList::with_capacity(marks.len());
             for partition in marks.keys() {
-                wanted
-                    .add_partition_offset(&topic, *partition, Offset::Offset(timestamp_ms))
-                    .map_err(|e| err::internal(e.to_string()))?;
+                wanted.add_partition_offset(&topic, *partition, Offset::Offset(timestamp_ms)).map_err(|e| err::internal(e.to_string()))?;
             }
-            let found = this
-                .consumer
-                .offsets_for_times(wanted, this.options.request_timeout())
-                .map_err(|e| this.failure(&e))?;
+            let found = this.consumer.offsets_for_times(wanted, this.options.request_timeout()).map_err(|e| this.failure(&e))?;
             this.serve();
             let mut offsets = PartitionEnds::new();
             for (partition, marks) in &marks {
@@ -164,9 +151,7 @@ impl KafkaMetadata {
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || work(&this))
-            .await
-            .map_err(|e| err::internal(format!("a Kafka request did not end: {e}")))?
+        tokio::task::spawn_blocking(move || work(&this)).await.map_err(|e| err::internal(format!("a Kafka request did not end: {e}")))?
     }
 
     fn serve(&self) {

@@ -45,13 +45,7 @@ pub(super) struct PartitionQueue<'c, C: ConsumerContext> {
 
 impl<'c, C: ConsumerContext> PartitionQueue<'c, C> {
     /// Starts fetching at `offset`; at most `batch_max` records come from one poll.
-    pub(super) fn start(
-        consumer: &'c BaseConsumer<C>,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-        batch_max: usize,
-    ) -> Result<Self, KafkaError> {
+    pub(super) fn start(consumer: &'c BaseConsumer<C>, topic: &str, partition: i32, offset: i64, batch_max: usize) -> Result<Self, KafkaError> {
         let name = CString::new(topic).map_err(KafkaError::Nul)?;
         let client = consumer.client().native_ptr();
         // SAFETY: `client` is a live handle, borrowed through `consumer` for 'c; `name` outlives the call; a null
@@ -65,8 +59,7 @@ impl<'c, C: ConsumerContext> PartitionQueue<'c, C> {
             return Err(KafkaError::Global(RDKafkaErrorCode::CriticalSystemResource));
         };
         // SAFETY: topic and queue are live and belong to the same client.
-        let started =
-            unsafe { native::rd_kafka_consume_start_queue(topic.as_ptr(), partition, offset, queue.as_ptr()) };
+        let started = unsafe { native::rd_kafka_consume_start_queue(topic.as_ptr(), partition, offset, queue.as_ptr()) };
         if started != 0 {
             let error = last_error();
             // SAFETY: made above, used no more; nothing was started on them.
@@ -85,9 +78,7 @@ impl<'c, C: ConsumerContext> PartitionQueue<'c, C> {
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is live and `batch` has room for `max` pointers. At most `max` of them are set to messages
         // that we own from then on.
-        let count = unsafe {
-            native::rd_kafka_consume_batch_queue(self.queue.as_ptr(), timeout_ms, self.batch.as_mut_ptr(), max)
-        };
+        let count = unsafe { native::rd_kafka_consume_batch_queue(self.queue.as_ptr(), timeout_ms, self.batch.as_mut_ptr(), max) };
         let count = usize::try_from(count).unwrap_or(0).min(max);
         for message in &self.batch[..count] {
             let Some(message) = NonNull::new(*message) else { continue };

@@ -69,9 +69,8 @@ impl KafkaRangeReader {
     /// `DataLoss`: the range is not in the log any more. `KafkaTimeout` (retryable): nothing came for the stall
     /// time-out. `KafkaRefused`: authorisation. `Cancelled` if the sink closed.
     pub fn read(&self, unit: &Unit, sink: &mut dyn RangeSink) -> Result<RangeStats> {
-        let mut queue =
-            PartitionQueue::start(&self.consumer, &unit.topic, unit.partition, unit.start, POLL_RECORDS_MAX)
-                .map_err(|e| err::kafka_unreachable(&self.options.bootstrap_servers, &e.to_string()))?;
+        let mut queue = PartitionQueue::start(&self.consumer, &unit.topic, unit.partition, unit.start, POLL_RECORDS_MAX)
+            .map_err(|e| err::kafka_unreachable(&self.options.bootstrap_servers, &e.to_string()))?;
         let mut range = Range::new(unit);
         let mut stats = RangeStats::default();
         let mut last_news = Instant::now();
@@ -137,9 +136,7 @@ impl KafkaRangeReader {
     fn stalled(&self, unit: &Unit, range: &Range) -> Error {
         self.serve();
         let seconds = self.options.stall_timeout().as_secs();
-        let cause = range.last_error.clone().or_else(|| self.consumer_context().last()).unwrap_or_else(|| match range
-            .log_end
-        {
+        let cause = range.last_error.clone().or_else(|| self.consumer_context().last()).unwrap_or_else(|| match range.log_end {
             Some(end) => format!("the broker says that the log ends at {end}"),
             None => "the broker sent nothing".to_owned(),
         });
@@ -152,9 +149,9 @@ impl KafkaRangeReader {
     fn failure(&self, unit: &Unit, range: &Range, failure: Failure) -> Error {
         let place = format!("topic '{}' partition {} offset {}", unit.topic, unit.partition, range.position);
         match failure {
-            Failure::OutOfRange(text) => err::data_loss(format!(
-                "{place}: not in the log any more; retention removed it or the topic was made anew ({text})"
-            )),
+            Failure::OutOfRange(text) => {
+                err::data_loss(format!("{place}: not in the log any more; retention removed it or the topic was made anew ({text})"))
+            }
             Failure::Refused(text) => err::kafka_refused(format!("{place}: {text}")),
             Failure::Fatal(text) => err::kafka_timeout(format!("{place}: {text}")),
         }

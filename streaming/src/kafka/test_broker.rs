@@ -18,11 +18,7 @@ impl Broker {
         for topic in topics {
             cluster.create_topic(topic, partitions, 1).unwrap();
         }
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", cluster.bootstrap_servers())
-            .set("linger.ms", "5")
-            .create()
-            .unwrap();
+        let producer = ClientConfig::new().set("bootstrap.servers", cluster.bootstrap_servers()).set("linger.ms", "5").create().unwrap();
         Self { cluster, producer }
     }
 

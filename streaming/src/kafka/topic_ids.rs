@@ -22,8 +22,7 @@ struct Owned<T> {
 
 impl<T> Owned<T> {
     fn new(handle: *mut T, free: unsafe extern "C" fn(*mut T)) -> Result<Self, KafkaError> {
-        let handle =
-            NonNull::new(handle).ok_or(KafkaError::Global(RDKafkaErrorCode::CriticalSystemResource))?;
+        let handle = NonNull::new(handle).ok_or(KafkaError::Global(RDKafkaErrorCode::CriticalSystemResource))?;
         Ok(Self { handle, free })
     }
 
@@ -69,9 +68,7 @@ pub(super) fn topic_ids<C: ConsumerContext>(
     };
     let mut text = [0; 256];
     // SAFETY: `options` is live; `text` has the room that is said.
-    let set = unsafe {
-        native::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), timeout_ms, text.as_mut_ptr(), text.len())
-    };
+    let set = unsafe { native::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), timeout_ms, text.as_mut_ptr(), text.len()) };
     if set != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
         return Err(KafkaError::AdminOp(set.into()));
     }
@@ -81,8 +78,7 @@ pub(super) fn topic_ids<C: ConsumerContext>(
         native::rd_kafka_DescribeTopics(client, wanted.as_ptr(), options.as_ptr(), queue.as_ptr());
         native::rd_kafka_queue_poll(queue.as_ptr(), timeout_ms.saturating_add(500))
     };
-    let event = Owned::new(event, native::rd_kafka_event_destroy)
-        .map_err(|_| KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))?;
+    let event = Owned::new(event, native::rd_kafka_event_destroy).map_err(|_| KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))?;
     // SAFETY: the event is live.
     let error = unsafe { native::rd_kafka_event_error(event.as_ptr()) };
     if error != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -107,8 +103,7 @@ fn read(event: &Owned<native::rd_kafka_event_t>) -> BTreeMap<String, String> {
         }
         for position in 0..count {
             let topic = *topics.add(position);
-            if native::rd_kafka_error_code(native::rd_kafka_TopicDescription_error(topic))
-                != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+            if native::rd_kafka_error_code(native::rd_kafka_TopicDescription_error(topic)) != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
             {
                 continue;
             }

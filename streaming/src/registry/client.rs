@@ -143,12 +143,7 @@ impl SchemaRegistry {
 
     /// Avro with the types that it uses of other subjects put into it. JSON Schemas stay as they are: their `$ref`s are
     /// not followed.
-    async fn self_contained(
-        &self,
-        schema_type: SchemaType,
-        text: String,
-        references: Vec<ReferenceBody>,
-    ) -> Result<String> {
+    async fn self_contained(&self, schema_type: SchemaType, text: String, references: Vec<ReferenceBody>) -> Result<String> {
         if references.is_empty() || schema_type != SchemaType::Avro {
             return Ok(text);
         }
@@ -207,9 +202,7 @@ impl SchemaRegistry {
         let body = RegisterBody { schema, schema_type: schema_type.as_str() };
         match self.http.send::<_, RegisteredBody>(Method::POST, &path, Some(&body)).await? {
             Answer::Done(body) => Ok(body.id),
-            Answer::NotFound => {
-                Err(err::registry(format!("the schema registry does not let '{subject}' be registered")))
-            }
+            Answer::NotFound => Err(err::registry(format!("the schema registry does not let '{subject}' be registered"))),
             Answer::Refused { code, message } => Err(refused(code, &format!("subject '{subject}': {message}"))),
         }
     }

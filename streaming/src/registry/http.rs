@@ -37,10 +37,8 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(options: RegistryOptions) -> Result<Self> {
-        let client = Client::builder()
-            .timeout(options.request_timeout())
-            .build()
-            .map_err(|e| err::config(format!("schema registry {}: {e}", options.url)))?;
+        let client =
+            Client::builder().timeout(options.request_timeout()).build().map_err(|e| err::config(format!("schema registry {}: {e}", options.url)))?;
         Ok(Self { client, options })
     }
 
@@ -50,12 +48,7 @@ impl Http {
 
     /// Sends a request until it is answered or `attempts_max` is used up. Time-outs, connection errors, 429 and 5xx are
     /// repeated; every other answer is the registry's word.
-    pub(super) async fn send<B: Serialize + Sync, T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&B>,
-    ) -> Result<Answer<T>> {
+    pub(super) async fn send<B: Serialize + Sync, T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&B>) -> Result<Answer<T>> {
         let mut pause = BACKOFF_FIRST;
         let mut attempt = 1;
         loop {
@@ -65,10 +58,7 @@ impl Http {
                 Err(error) => return Err(error),
             };
             if attempt >= self.options.attempts_max.max(1) {
-                return Err(err::registry_unreachable(format!(
-                    "schema registry {}: {failure} (after {attempt} attempts)",
-                    self.options.url
-                )));
+                return Err(err::registry_unreachable(format!("schema registry {}: {failure} (after {attempt} attempts)", self.options.url)));
             }
             tracing::warn!(url = %self.options.url, attempt, failure, "schema registry request failed, trying again");
             tokio::time::sleep(pause).await;
@@ -85,10 +75,7 @@ impl Http {
         body: Option<&B>,
     ) -> Result<std::result::Result<Answer<T>, String>> {
         let url = format!("{}/{path}", self.options.url.trim_end_matches('/'));
-        let mut request = self
-            .client
-            .request(method, &url)
-            .header("Accept", "application/vnd.schemaregistry.v1+json, application/json");
+        let mut request = self.client.request(method, &url).header("Accept", "application/vnd.schemaregistry.v1+json, application/json");
         if let Some(info) = &self.options.user_info {
             let (user, password) = info.split_once(':').unwrap_or((info, ""));
             request = request.basic_auth(user, Some(password));
@@ -106,9 +93,7 @@ impl Http {
         };
         let status = response.status();
         if response.content_length().is_some_and(|len| len > BODY_BYTES_MAX as u64) {
-            return Err(err::registry(format!(
-                "schema registry {url}: the answer is larger than {BODY_BYTES_MAX} bytes"
-            )));
+            return Err(err::registry(format!("schema registry {url}: the answer is larger than {BODY_BYTES_MAX} bytes")));
         }
         let bytes = match response.bytes().await {
             Ok(bytes) => bytes,
@@ -126,9 +111,7 @@ impl Http {
         }
         match status {
             StatusCode::NOT_FOUND => Ok(Ok(Answer::NotFound)),
-            StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => {
-                Ok(Ok(Answer::Refused { code: error.error_code, message: error.message }))
-            }
+            StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => Ok(Ok(Answer::Refused { code: error.error_code, message: error.message })),
             _ => Err(err::registry(format!("schema registry {url}: {status} {}", error.message))),
         }
     }

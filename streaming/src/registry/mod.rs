@@ -28,8 +28,7 @@ const CLIENTS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
 /// The process's client of a registry: tasks are short, the schemas that they looked up should outlive them.
 pub(crate) fn shared(options: &RegistryOptions) -> Result<Arc<SchemaRegistry>> {
-    static CLIENTS: LazyLock<Mutex<LruCache<RegistryOptions, Arc<SchemaRegistry>>>> =
-        LazyLock::new(|| Mutex::new(LruCache::new(CLIENTS_MAX)));
+    static CLIENTS: LazyLock<Mutex<LruCache<RegistryOptions, Arc<SchemaRegistry>>>> = LazyLock::new(|| Mutex::new(LruCache::new(CLIENTS_MAX)));
     let mut clients = CLIENTS.lock();
     if let Some(client) = clients.get(options) {
         return Ok(Arc::clone(client));

@@ -78,13 +78,7 @@ fn collect(schema: &Value, namespace: &str, depth: usize, known: &mut BTreeMap<S
 }
 
 /// Puts definitions in place of first uses. `defined`: what the schema defines so far, in reading order.
-fn replace(
-    schema: &mut Value,
-    namespace: &str,
-    depth: usize,
-    known: &BTreeMap<String, Value>,
-    defined: &mut BTreeSet<String>,
-) -> Result<(), String> {
+fn replace(schema: &mut Value, namespace: &str, depth: usize, known: &BTreeMap<String, Value>, defined: &mut BTreeSet<String>) -> Result<(), String> {
     check(depth)?;
     if let Value::String(name) = schema {
         if PRIMITIVES.contains(&name.as_str()) {

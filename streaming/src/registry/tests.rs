@@ -41,8 +41,7 @@ async fn a_schema_is_asked_for_once() {
 
 #[tokio::test]
 async fn what_may_pass_is_tried_again() {
-    let (options, requests) =
-        serve(vec![(503, ""), (500, "{}"), (200, r#"{"schema":"{}","schemaType":"JSON"}"#)]).await;
+    let (options, requests) = serve(vec![(503, ""), (500, "{}"), (200, r#"{"schema":"{}","schemaType":"JSON"}"#)]).await;
     let registry = SchemaRegistry::new(options).unwrap();
     assert!(matches!(registry.schema_by_id(1).await.unwrap(), Lookup::Found(_)));
     assert_eq!(requests.load(Ordering::SeqCst), 3);
@@ -73,8 +72,7 @@ async fn an_unknown_id_is_no_error_and_remembered() {
 
 #[tokio::test]
 async fn an_unreachable_registry_ends_after_its_attempts() {
-    let options =
-        RegistryOptions { attempts_max: 2, request_timeout_ms: 500, ..RegistryOptions::new("http://127.0.0.1:1") };
+    let options = RegistryOptions { attempts_max: 2, request_timeout_ms: 500, ..RegistryOptions::new("http://127.0.0.1:1") };
     let registry = SchemaRegistry::new(options).unwrap();
     let error = registry.schema_by_id(9).await.unwrap_err();
     assert!(error.to_string().contains("after 2 attempts"), "{error}");

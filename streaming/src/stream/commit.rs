@@ -6,15 +6,13 @@ use uuid::Uuid;
 
 use chainalytics_common::Result;
 use chainalytics_lakehouse::commit::TableEdit;
-use chainalytics_lakehouse::{
-    CommitOptions, CommitOutcome, DataFileInfo, Decision, Lakehouse, Table, TableChange, TableIdent, Transaction,
-};
+use chainalytics_lakehouse::{CommitOptions, CommitOutcome, DataFileInfo, Decision, Lakehouse, Table, TableChange, TableIdent, Transaction};
 
 use super::load::{BATCH_ID_KEY, table_standing};
 use super::spec::{StreamSpec, TopicSubscription};
 use crate::batch::{
-    BatchDecision, BatchOffsets, BatchPlan, OFFSETS_KEY, OFFSETS_PROPERTY, ProgressError, TOPIC_IDS_PROPERTY, TopicPlan,
-    Unit, decide, merge_property, merge_topic_id,
+    BatchDecision, BatchOffsets, BatchPlan, OFFSETS_KEY, OFFSETS_PROPERTY, ProgressError, TOPIC_IDS_PROPERTY, TopicPlan, Unit, decide,
+    merge_property, merge_topic_id,
 };
 use crate::err;
 use crate::exec::TaskReport;
@@ -72,8 +70,7 @@ impl BatchCommit<'_> {
     }
 
     fn plans_of(&self, ident: &TableIdent) -> Vec<&TopicPlan> {
-        let topics: BTreeSet<&str> =
-            self.topics.iter().filter(|topic| &topic.table == ident).map(|topic| topic.topic.as_str()).collect();
+        let topics: BTreeSet<&str> = self.topics.iter().filter(|topic| &topic.table == ident).map(|topic| topic.topic.as_str()).collect();
         self.plan.topics.iter().filter(|plan| topics.contains(plan.topic.as_str())).collect()
     }
 
@@ -121,9 +118,7 @@ impl BatchCommit<'_> {
                     match decide(&plan.commit, &plan.basis, planned, read, &table_standing(current, topic)?) {
                         BatchDecision::Commit => {}
                         BatchDecision::AlreadyCommitted => {
-                            return Ok(Decision::Conflict(format!(
-                                "another writer has committed this batch of topic '{topic}'"
-                            )));
+                            return Ok(Decision::Conflict(format!("another writer has committed this batch of topic '{topic}'")));
                         }
                         BatchDecision::Conflict(reason) => {
                             return Ok(Decision::Conflict(format!("topic '{topic}': {reason}")));
@@ -136,13 +131,8 @@ impl BatchCommit<'_> {
 
     /// Which ranges the dead letters come from, by topic: several topics and queries share the table.
     fn dead_letter_offsets(&self) -> BatchOffsets {
-        let with_rejects: BTreeSet<&str> = self
-            .report
-            .consumed
-            .iter()
-            .filter(|consumed| consumed.rejected_rows() > 0)
-            .map(|consumed| consumed.unit.topic.as_str())
-            .collect();
+        let with_rejects: BTreeSet<&str> =
+            self.report.consumed.iter().filter(|consumed| consumed.rejected_rows() > 0).map(|consumed| consumed.unit.topic.as_str()).collect();
         BatchOffsets(
             self.plan
                 .topics
@@ -164,11 +154,7 @@ pub(super) fn check_complete(groups: &[Vec<Unit>], report: &TaskReport) -> Resul
     planned.sort();
     consumed.sort();
     if planned != consumed {
-        return Err(err::internal(format!(
-            "the batch was planned as {} units, the tasks report {}, and they differ",
-            planned.len(),
-            consumed.len()
-        )));
+        return Err(err::internal(format!("the batch was planned as {} units, the tasks report {}, and they differ", planned.len(), consumed.len())));
     }
     let rows = |files: &[crate::exec::WrittenFile]| files.iter().map(|written| written.file.record_count).sum::<u64>();
     let accepted: u64 = report.consumed.iter().map(|consumed| consumed.accepted).sum();

@@ -28,9 +28,7 @@ impl BatchRunner {
         let registry = shared(options)?;
         for NewerSchema { topic, schema_id } in newer {
             let position = self.topics.iter().position(|subscription| &subscription.topic == topic);
-            let Some((subscription, schema)) =
-                position.and_then(|at| self.topics.get(at).zip(situation.schemas.get(at)))
-            else {
+            let Some((subscription, schema)) = position.and_then(|at| self.topics.get(at).zip(situation.schemas.get(at))) else {
                 return Err(err::internal(format!("a schema of topic '{topic}', which the stream does not read")));
             };
             let Lookup::Found(registered) = registry.schema_by_id(*schema_id).await? else { continue };
@@ -45,8 +43,7 @@ impl BatchRunner {
                     pending.push(edit);
                 }
             }
-            let names: Vec<&str> =
-                found.new.iter().map(|field| field.name.as_str()).chain(found.widened.iter().map(String::as_str)).collect();
+            let names: Vec<&str> = found.new.iter().map(|field| field.name.as_str()).chain(found.widened.iter().map(String::as_str)).collect();
             tracing::info!(table = %subscription.table, topic, schema = schema_id, columns = names.join(", "), "the table follows a newer schema of its writers");
         }
         Ok(())
@@ -78,10 +75,7 @@ fn widen(name: &str) -> SchemaEdit {
 fn still_to_do(edit: &SchemaEdit, table: &Table) -> bool {
     match edit {
         SchemaEdit::Add { field, .. } => table.schema().field_with_name(field.name()).is_err(),
-        SchemaEdit::Type { field, .. } => table
-            .schema()
-            .field_with_name(field.name())
-            .is_ok_and(|column| column.data_type() != field.data_type()),
+        SchemaEdit::Type { field, .. } => table.schema().field_with_name(field.name()).is_ok_and(|column| column.data_type() != field.data_type()),
         _ => true,
     }
 }

@@ -71,8 +71,7 @@ impl Facts<'_> {
             .iter()
             .zip(&self.situation.topics)
             .map(|(plan, state)| {
-                let consumed: Vec<&ConsumedUnit> =
-                    self.report.consumed.iter().filter(|consumed| consumed.unit.topic == plan.topic).collect();
+                let consumed: Vec<&ConsumedUnit> = self.report.consumed.iter().filter(|consumed| consumed.unit.topic == plan.topic).collect();
                 let rows = consumed.iter().map(|consumed| consumed.records).sum();
                 let named = |ends: PartitionEnds| BTreeMap::from([(plan.topic.clone(), ends)]);
                 SourceProgress {
@@ -81,9 +80,7 @@ impl Facts<'_> {
                     topic_id: plan.topic_id.clone(),
                     start_offset: named(plan.commit.iter().map(|(partition, range)| (*partition, range.start)).collect()),
                     end_offset: named(plan.ends()),
-                    latest_offset: named(
-                        state.watermarks.iter().map(|(partition, marks)| (*partition, marks.high)).collect(),
-                    ),
+                    latest_offset: named(state.watermarks.iter().map(|(partition, marks)| (*partition, marks.high)).collect()),
                     metrics: lag_metrics(&plan.lag),
                     lag: plan.lag.clone(),
                     offsets_behind_latest: plan.lag.values().sum(),
@@ -120,11 +117,7 @@ impl Facts<'_> {
             skipped,
             num_output_files: files().count() as u64,
             num_output_bytes: files().map(|written| written.file.file_size_bytes).sum(),
-            snapshot_ids: outcome
-                .tables
-                .iter()
-                .filter_map(|table| Some((table.ident.to_string(), table.snapshot_id?)))
-                .collect(),
+            snapshot_ids: outcome.tables.iter().filter_map(|table| Some((table.ident.to_string(), table.snapshot_id?))).collect(),
         }
     }
 }

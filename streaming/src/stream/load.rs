@@ -1,9 +1,7 @@
 use chainalytics_common::Result;
 use chainalytics_lakehouse::Table;
 
-use crate::batch::{
-    OFFSETS_KEY, OFFSETS_PROPERTY, Progress, Standing, TOPIC_IDS_PROPERTY, progress_of, topic_id_of,
-};
+use crate::batch::{OFFSETS_KEY, OFFSETS_PROPERTY, Progress, Standing, TOPIC_IDS_PROPERTY, progress_of, topic_id_of};
 use crate::err;
 
 /// Summary key: batch of the stream that a snapshot belongs to.
@@ -26,8 +24,7 @@ pub fn table_progress(table: &Table, topic: &str) -> Result<Progress> {
 /// # Errors
 /// As [`table_progress`].
 pub fn table_standing(table: &Table, topic: &str) -> Result<Standing> {
-    let topic_id = topic_id_of(table.property(TOPIC_IDS_PROPERTY), topic)
-        .map_err(|e| err::progress_lost(format!("table {}: {e}", table.ident())))?;
+    let topic_id = topic_id_of(table.property(TOPIC_IDS_PROPERTY), topic).map_err(|e| err::progress_lost(format!("table {}: {e}", table.ident())))?;
     Ok(Standing { progress: table_progress(table, topic)?, topic_id })
 }
 

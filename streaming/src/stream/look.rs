@@ -42,9 +42,7 @@ impl BatchRunner {
     /// Those of the brokers; a topic that is not there.
     pub(super) async fn bound_by_now(&mut self) -> Result<()> {
         let marks = self.watermarks().await?;
-        let ceilings = marks.into_iter().map(|(topic, marks)| {
-            (topic, marks.into_iter().map(|(partition, marks)| (partition, marks.high)).collect())
-        });
+        let ceilings = marks.into_iter().map(|(topic, marks)| (topic, marks.into_iter().map(|(partition, marks)| (partition, marks.high)).collect()));
         self.ceilings = Some(ceilings.collect());
         Ok(())
     }
@@ -72,9 +70,7 @@ impl BatchRunner {
         let mut topics = Vec::with_capacity(self.topics.len());
         let mut schemas = Vec::with_capacity(self.topics.len());
         for subscription in self.topics.clone() {
-            let table = tables
-                .get(&subscription.table)
-                .ok_or_else(|| err::internal(format!("table {} was not loaded", subscription.table)))?;
+            let table = tables.get(&subscription.table).ok_or_else(|| err::internal(format!("table {} was not loaded", subscription.table)))?;
             schemas.push(schema_of(table, &subscription)?);
             let standing = table_standing(table, &subscription.topic)?;
             let watermarks = marks.get(&subscription.topic).cloned().unwrap_or_default();

@@ -32,8 +32,8 @@ impl TopicPattern {
     /// # Errors
     /// `InvalidArgument` for one that is none.
     pub fn new(pattern: &str, resolver: Arc<dyn TopicResolver>) -> Result<Self> {
-        let regex = Regex::new(&format!("^(?:{pattern})$"))
-            .map_err(|e| err::invalid(format!("topic pattern '{pattern}' is no regular expression: {e}")))?;
+        let regex =
+            Regex::new(&format!("^(?:{pattern})$")).map_err(|e| err::invalid(format!("topic pattern '{pattern}' is no regular expression: {e}")))?;
         Ok(Self { regex, resolver })
     }
 

@@ -105,12 +105,10 @@ mod tests {
 
     #[test]
     fn names_are_sparks() {
-        let json = serde_json::to_value(StreamingQueryProgress {
-            sources: vec![SourceProgress::default()],
-            ..StreamingQueryProgress::default()
-        })
-        .unwrap();
-        for name in ["id", "runId", "eventTime", "sink", "batchId", "numInputRows", "inputRowsPerSecond", "processedRowsPerSecond", "durationMs", "sources"]
+        let json =
+            serde_json::to_value(StreamingQueryProgress { sources: vec![SourceProgress::default()], ..StreamingQueryProgress::default() }).unwrap();
+        for name in
+            ["id", "runId", "eventTime", "sink", "batchId", "numInputRows", "inputRowsPerSecond", "processedRowsPerSecond", "durationMs", "sources"]
         {
             assert!(json.get(name).is_some(), "{name}");
         }

@@ -186,13 +186,7 @@ impl Outage {
         runner.has_seen_everything() && runner.spec().outage_max.is_none_or(|max| elapsed < max)
     }
 
-    async fn wait(
-        &mut self,
-        error: Error,
-        spec: &StreamSpec,
-        cancel: &CancellationToken,
-        listener: &dyn ProgressListener,
-    ) -> Result<()> {
+    async fn wait(&mut self, error: Error, spec: &StreamSpec, cancel: &CancellationToken, listener: &dyn ProgressListener) -> Result<()> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let pause = BACKOFF_FIRST.saturating_mul(1 << self.attempts.min(10)).min(BACKOFF_MAX);
         self.attempts += 1;

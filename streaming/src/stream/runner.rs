@@ -10,8 +10,8 @@ use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
 use chainalytics_common::{Error, Result};
-use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::commit::SchemaEdit;
+use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::maintenance::auto;
 use chainalytics_lakehouse::{Lakehouse, Table, TableIdent, WriteSpec};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use super::facts::{Facts, Phases};
 use super::look::Situation;
 use super::progress::StreamingQueryProgress;
 use super::spec::{SchemaEvolution, StreamSpec, TopicSubscription};
-use crate::batch::{BatchLimits, BatchPace, BatchPlan, Basis, PartitionEnds, Unit, plan_batch, split_units};
+use crate::batch::{Basis, BatchLimits, BatchPace, BatchPlan, PartitionEnds, Unit, plan_batch, split_units};
 use crate::err;
 use crate::exec::{IngestSpec, KafkaToIcebergExec, NewerSchema, TaskReport, TopicSink, read_reports, unit_source};
 use crate::kafka::{GroupCommitter, KafkaMetadata};
@@ -252,18 +252,11 @@ impl BatchRunner {
         let now = self.kafka.topic_ids(&names).await?;
         match planned.iter().find(|topic| now.get(&topic.topic) != topic.topic_id.as_ref()) {
             None => Ok(()),
-            Some(topic) => {
-                Err(err::stale(format!("topic '{}' was deleted or made anew while it was read", topic.topic)))
-            }
+            Some(topic) => Err(err::stale(format!("topic '{}' was deleted or made anew while it was read", topic.topic))),
         }
     }
 
-    fn physical_plan(
-        &self,
-        situation: &Situation,
-        groups: &[Vec<Unit>],
-        timestamp: SystemTime,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn physical_plan(&self, situation: &Situation, groups: &[Vec<Unit>], timestamp: SystemTime) -> Result<Arc<dyn ExecutionPlan>> {
         let writers = self.topics.len() as u64 + 1;
         let write_spec = |table: &Table| {
             let mut write = WriteSpec::from_table(table)?;
@@ -272,10 +265,8 @@ impl BatchRunner {
         };
         let mut topics = Vec::with_capacity(self.topics.len());
         for (subscription, schema) in self.topics.iter().zip(&situation.schemas) {
-            let table = situation
-                .tables
-                .get(&subscription.table)
-                .ok_or_else(|| err::internal(format!("table {} was not loaded", subscription.table)))?;
+            let table =
+                situation.tables.get(&subscription.table).ok_or_else(|| err::internal(format!("table {} was not loaded", subscription.table)))?;
             topics.push(TopicSink {
                 topic: subscription.topic.clone(),
                 format: subscription.format,

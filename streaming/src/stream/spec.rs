@@ -38,9 +38,7 @@ impl FromStr for Trigger {
 
     /// `available-now`, `once`, or an interval in seconds, milliseconds or minutes (`30s`, `500ms`, `2m`).
     fn from_str(text: &str) -> Result<Self> {
-        let unreadable = || {
-            err::invalid(format!("trigger '{text}': expected available-now, once, or an interval such as 30s or 500ms"))
-        };
+        let unreadable = || err::invalid(format!("trigger '{text}': expected available-now, once, or an interval such as 30s or 500ms"));
         match text {
             "available-now" | "availableNow" => return Ok(Trigger::AvailableNow),
             "once" => return Ok(Trigger::Once),
@@ -99,12 +97,9 @@ impl FromStr for StartPolicy {
             _ => {}
         }
         if text.trim_start().starts_with('{') {
-            let offsets: BTreeMap<String, PartitionEnds> = serde_json::from_str(text).map_err(|e| {
-                err::invalid(format!("start: expected {{\"topic\":{{\"partition\":offset}}}} (-2 earliest, -1 latest): {e}"))
-            })?;
-            if let Some((topic, offset)) =
-                offsets.iter().find_map(|(topic, ends)| Some((topic, ends.values().find(|end| **end < EARLIEST)?)))
-            {
+            let offsets: BTreeMap<String, PartitionEnds> = serde_json::from_str(text)
+                .map_err(|e| err::invalid(format!("start: expected {{\"topic\":{{\"partition\":offset}}}} (-2 earliest, -1 latest): {e}")))?;
+            if let Some((topic, offset)) = offsets.iter().find_map(|(topic, ends)| Some((topic, ends.values().find(|end| **end < EARLIEST)?))) {
                 return Err(err::invalid(format!("start: {offset} of topic '{topic}' is no offset (-2 earliest, -1 latest)")));
             }
             return Ok(StartPolicy::Offsets(offsets));
@@ -246,12 +241,7 @@ impl StreamSpec {
     ///
     /// # Errors
     /// `Config`.
-    pub fn from_config(
-        config: &Config,
-        name: impl Into<String>,
-        run_id: impl Into<String>,
-        topics: Vec<TopicSubscription>,
-    ) -> Result<Self> {
+    pub fn from_config(config: &Config, name: impl Into<String>, run_id: impl Into<String>, topics: Vec<TopicSubscription>) -> Result<Self> {
         let namespace: String = config.get(&keys::CATALOG_NAMESPACE);
         let dead_letters = TableIdent::new(&namespace, DEAD_LETTERS_TABLE);
         let mut spec = Self::new(name, run_id, KafkaOptions::from_config(config)?, topics, dead_letters);

@@ -45,9 +45,7 @@ async fn assert_exactly_once(platform: &TestPlatform, table: &str, valid: i64, r
     assert_eq!(platform.rows(table).await, (valid, valid), "{table}");
     let topic = table.trim_start_matches("bronze_").replace('_', "-");
     let dead = format!("SELECT count(*) FROM t WHERE kafka_topic = '{topic}'");
-    let distinct = format!(
-        "SELECT count(*) FROM (SELECT DISTINCT kafka_partition, kafka_offset FROM t WHERE kafka_topic = '{topic}')"
-    );
+    let distinct = format!("SELECT count(*) FROM (SELECT DISTINCT kafka_partition, kafka_offset FROM t WHERE kafka_topic = '{topic}')");
     assert_eq!(platform.number("bronze_dead_letters", &dead).await, rejected);
     assert_eq!(platform.number("bronze_dead_letters", &distinct).await, rejected);
 }
@@ -65,8 +63,7 @@ async fn two_topics_drain_exactly_once_over_restarts() {
     spec.limits.rows_max = 400;
     let listener = Listener::default();
     let query = StreamingQuery::new(platform.lakehouse.clone(), spec.clone()).unwrap();
-    let summary =
-        query.run(&platform.executor(), Trigger::AvailableNow, &CancellationToken::new(), &listener).await.unwrap();
+    let summary = query.run(&platform.executor(), Trigger::AvailableNow, &CancellationToken::new(), &listener).await.unwrap();
     assert_eq!(summary.input_rows, 1550);
     assert_eq!(summary.batches, 4);
     assert_exactly_once(&platform, "bronze_user_events", 3 * valid_events(500), 3 * (500 - valid_events(500))).await;
@@ -217,9 +214,7 @@ async fn a_broker_that_goes_away_is_waited_for() {
     let cancel = CancellationToken::new();
     let query = StreamingQuery::new(platform.lakehouse.clone(), spec).unwrap();
     let (executor, heard, stop) = (platform.executor(), Arc::clone(&listener), cancel.clone());
-    let run = tokio::spawn(async move {
-        query.run(&executor, Trigger::Interval(Duration::from_millis(50)), &stop, heard.as_ref()).await
-    });
+    let run = tokio::spawn(async move { query.run(&executor, Trigger::Interval(Duration::from_millis(50)), &stop, heard.as_ref()).await });
     wait_until(|| !listener.batches.lock().is_empty()).await;
     platform.broker.down();
     wait_until(|| listener.waits.load(Ordering::SeqCst) > 0).await;
@@ -265,8 +260,8 @@ struct PlatformTopics;
 #[async_trait]
 impl TopicResolver for PlatformTopics {
     async fn subscribe(&self, topic: &str) -> Result<TopicSubscription> {
-        let definition = crate::topics::platform_topic(topic)
-            .ok_or_else(|| Error::new(ErrorCode::TopicNotFound, format!("'{topic}' is unknown here")))?;
+        let definition =
+            crate::topics::platform_topic(topic).ok_or_else(|| Error::new(ErrorCode::TopicNotFound, format!("'{topic}' is unknown here")))?;
         Ok(TopicSubscription::new(&definition, "test", crate::decode::ValueFormat::Json))
     }
 }

@@ -8,8 +8,7 @@ use super::record::{RecordSchema, timestamp_type};
 pub const DEAD_LETTERS_TABLE: &str = "bronze_dead_letters";
 
 /// Bare names of the topics' bronze tables, in the order of `PLATFORM_TOPICS`.
-pub const BRONZE_NAMES: [&str; 5] =
-    ["bronze_user_events", "bronze_products", "bronze_api_logs", "bronze_user_posts", "bronze_weather_data"];
+pub const BRONZE_NAMES: [&str; 5] = ["bronze_user_events", "bronze_products", "bronze_api_logs", "bronze_user_posts", "bronze_weather_data"];
 
 /// Names of the lineage columns that follow the topic's own fields in each bronze table.
 pub mod lineage {
@@ -30,15 +29,8 @@ pub mod lineage {
 }
 
 /// The lineage columns, in order.
-pub const LINEAGE_COLUMNS: [&str; 7] = [
-    lineage::TOPIC,
-    lineage::PARTITION,
-    lineage::OFFSET,
-    lineage::TIMESTAMP,
-    lineage::BATCH_ID,
-    lineage::RUN_ID,
-    lineage::INGESTED_AT,
-];
+pub const LINEAGE_COLUMNS: [&str; 7] =
+    [lineage::TOPIC, lineage::PARTITION, lineage::OFFSET, lineage::TIMESTAMP, lineage::BATCH_ID, lineage::RUN_ID, lineage::INGESTED_AT];
 
 /// Columns of the dead-letter table, in order.
 pub const DEAD_LETTER_COLUMNS: [&str; 12] = [

@@ -111,9 +111,7 @@ fn avro_type(schema: &Value) -> (Option<FieldKind>, bool) {
             }
         }
         Value::Object(object) => match object.get("type") {
-            Some(Value::String(name)) => {
-                (avro_kind(name, object.get("logicalType").and_then(Value::as_str)), false)
-            }
+            Some(Value::String(name)) => (avro_kind(name, object.get("logicalType").and_then(Value::as_str)), false),
             Some(inner) => avro_type(inner),
             None => (None, false),
         },
@@ -143,8 +141,7 @@ fn avro_kind(name: &str, logical: Option<&str>) -> Option<FieldKind> {
 pub fn json_schema_fields(schema: &str) -> Result<Vec<WriterField>, String> {
     let schema: Value = serde_json::from_str(schema).map_err(|e| format!("not JSON: {e}"))?;
     let properties = schema["properties"].as_object().ok_or("a JSON Schema without properties")?;
-    let required: Vec<&str> =
-        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     Ok(properties
         .iter()
         .map(|(name, property)| {
@@ -192,9 +189,7 @@ pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
         match schema.index_of(&field.name).map(|index| &schema.fields[index]) {
             Some(declared) if !takes(declared.kind, field.kind) => {
                 let found = field.kind.map_or("a type that no column takes", FieldKind::name);
-                fit.incompatible.get_or_insert_with(|| {
-                    format!("field '{}' is {found}, the column takes {}", field.name, declared.kind.name())
-                });
+                fit.incompatible.get_or_insert_with(|| format!("field '{}' is {found}, the column takes {}", field.name, declared.kind.name()));
             }
             Some(declared) if declared.kind == FieldKind::Int && field.kind == Some(FieldKind::Long) => {
                 fit.widened.push(field.name.clone());
@@ -209,8 +204,7 @@ pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
     }
     for declared in schema.fields.iter().filter(|declared| declared.required) {
         if !writer.iter().any(|field| field.name == declared.name) {
-            fit.incompatible
-                .get_or_insert_with(|| format!("it lacks the required field '{}'", declared.name));
+            fit.incompatible.get_or_insert_with(|| format!("it lacks the required field '{}'", declared.name));
         }
     }
     fit
@@ -290,10 +284,7 @@ mod tests {
 
     #[test]
     fn new_fields_are_found_and_impossible_ones_named() {
-        let schema = RecordSchema::new(vec![
-            FieldSpec::required("id", FieldKind::Id),
-            FieldSpec::optional("value", FieldKind::Long),
-        ]);
+        let schema = RecordSchema::new(vec![FieldSpec::required("id", FieldKind::Id), FieldSpec::optional("value", FieldKind::Long)]);
         let found = fit(&schema, &avro_fields(EVENT).unwrap());
         assert_eq!(found.new.iter().map(|field| field.name.as_str()).collect::<Vec<_>>(), ["at", "kind"]);
         assert_eq!(found.untakeable, ["tags", "many"]);

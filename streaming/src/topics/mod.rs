@@ -8,11 +8,7 @@ mod catalogue;
 mod derive;
 mod record;
 
-pub use bronze::{
-    BRONZE_NAMES, DEAD_LETTER_COLUMNS, DEAD_LETTERS_TABLE, LINEAGE_COLUMNS, bronze_schema, dead_letters_schema, lineage,
-};
+pub use bronze::{BRONZE_NAMES, DEAD_LETTER_COLUMNS, DEAD_LETTERS_TABLE, LINEAGE_COLUMNS, bronze_schema, dead_letters_schema, lineage};
 pub use catalogue::{PLATFORM_TOPICS, TopicDefinition, platform_topic, platform_topics};
-pub use derive::{
-    SchemaFit, WriterField, avro_fields, fit, json_schema_fields, record_of_table, record_of_writer,
-};
+pub use derive::{SchemaFit, WriterField, avro_fields, fit, json_schema_fields, record_of_table, record_of_writer};
 pub use record::{FieldKind, FieldSpec, RecordSchema};

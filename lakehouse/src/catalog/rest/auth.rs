@@ -103,10 +103,6 @@ impl ClientCredentials {
                 other => other,
             });
         }
-        serde_json::from_str(&text).map_err(|e| Failure::Refused {
-            status: 401,
-            kind: "UnreadableToken".to_owned(),
-            message: e.to_string(),
-        })
+        serde_json::from_str(&text).map_err(|e| Failure::Refused { status: 401, kind: "UnreadableToken".to_owned(), message: e.to_string() })
     }
 }

@@ -175,9 +175,8 @@ impl Move {
         if let Some(first) = snapshots.next() {
             return now.snapshot_by_id(first).is_some() && snapshots.all(|id| now.snapshot_by_id(id).is_some());
         }
-        difference(now, &self.new).is_ok_and(|left| {
-            !left.updates.iter().any(|left| self.body.updates.iter().any(|own| discriminant(left) == discriminant(own)))
-        })
+        difference(now, &self.new)
+            .is_ok_and(|left| !left.updates.iter().any(|left| self.body.updates.iter().any(|own| discriminant(left) == discriminant(own))))
     }
 }
 

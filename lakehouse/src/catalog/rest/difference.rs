@@ -21,10 +21,7 @@ pub(super) struct Difference {
 
 /// Steps from `old` to `new`.
 pub(super) fn difference(old: &TableMetadata, new: &TableMetadata) -> Result<Difference> {
-    let mut out = Difference {
-        updates: Vec::new(),
-        requirements: vec![TableRequirement::UuidMatch { uuid: old.uuid() }],
-    };
+    let mut out = Difference { updates: Vec::new(), requirements: vec![TableRequirement::UuidMatch { uuid: old.uuid() }] };
     if old.format_version() != new.format_version() {
         out.updates.push(TableUpdate::UpgradeFormatVersion { format_version: new.format_version() });
     }
@@ -43,8 +40,7 @@ pub(super) fn difference(old: &TableMetadata, new: &TableMetadata) -> Result<Dif
 
 impl Difference {
     fn schemas(&mut self, old: &TableMetadata, new: &TableMetadata) {
-        let mut added: Vec<_> =
-            new.schemas_iter().filter(|schema| old.schema_by_id(schema.schema_id()).is_none()).collect();
+        let mut added: Vec<_> = new.schemas_iter().filter(|schema| old.schema_by_id(schema.schema_id()).is_none()).collect();
         added.sort_by_key(|schema| schema.schema_id());
         let last = added.last().map(|schema| schema.schema_id());
         if !added.is_empty() {
@@ -63,8 +59,7 @@ impl Difference {
     }
 
     fn specs(&mut self, old: &TableMetadata, new: &TableMetadata) {
-        let mut added: Vec<_> =
-            new.partition_specs_iter().filter(|spec| old.partition_spec_by_id(spec.spec_id()).is_none()).collect();
+        let mut added: Vec<_> = new.partition_specs_iter().filter(|spec| old.partition_spec_by_id(spec.spec_id()).is_none()).collect();
         added.sort_by_key(|spec| spec.spec_id());
         let last = added.last().map(|spec| spec.spec_id());
         if !added.is_empty() {
@@ -84,8 +79,7 @@ impl Difference {
     }
 
     fn sort_orders(&mut self, old: &TableMetadata, new: &TableMetadata) {
-        let mut added: Vec<_> =
-            new.sort_orders_iter().filter(|order| old.sort_order_by_id(order.order_id).is_none()).collect();
+        let mut added: Vec<_> = new.sort_orders_iter().filter(|order| old.sort_order_by_id(order.order_id).is_none()).collect();
         added.sort_by_key(|order| order.order_id);
         let last = added.last().map(|order| order.order_id);
         for order in added {
@@ -101,14 +95,9 @@ impl Difference {
     }
 
     fn snapshots_and_refs(&mut self, old: &TableMetadata, new: &TableMetadata) -> Result<()> {
-        let mut added: Vec<&SnapshotRef> =
-            new.snapshots().filter(|s| old.snapshot_by_id(s.snapshot_id()).is_none()).collect();
+        let mut added: Vec<&SnapshotRef> = new.snapshots().filter(|s| old.snapshot_by_id(s.snapshot_id()).is_none()).collect();
         added.sort_by_key(|s| (s.sequence_number(), s.timestamp_ms()));
-        let mut removed: Vec<i64> = old
-            .snapshots()
-            .map(|s| s.snapshot_id())
-            .filter(|id| new.snapshot_by_id(*id).is_none())
-            .collect();
+        let mut removed: Vec<i64> = old.snapshots().map(|s| s.snapshot_id()).filter(|id| new.snapshot_by_id(*id).is_none()).collect();
         removed.sort_unstable();
         let (old_refs, new_refs) = (references(old)?, references(new)?);
         if added.is_empty() && removed.is_empty() && old_refs == new_refs {
@@ -172,8 +161,7 @@ impl Difference {
             .filter(|(key, value)| old.properties().get(*key) != Some(*value))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        let mut removals: Vec<String> =
-            old.properties().keys().filter(|key| !new.properties().contains_key(*key)).cloned().collect();
+        let mut removals: Vec<String> = old.properties().keys().filter(|key| !new.properties().contains_key(*key)).cloned().collect();
         removals.sort();
         if !set.is_empty() {
             self.updates.push(TableUpdate::SetProperties { updates: set });
@@ -184,20 +172,13 @@ impl Difference {
     }
 
     fn removed_definitions(&mut self, old: &TableMetadata, new: &TableMetadata) {
-        let mut spec_ids: Vec<i32> = old
-            .partition_specs_iter()
-            .map(|spec| spec.spec_id())
-            .filter(|id| new.partition_spec_by_id(*id).is_none())
-            .collect();
+        let mut spec_ids: Vec<i32> =
+            old.partition_specs_iter().map(|spec| spec.spec_id()).filter(|id| new.partition_spec_by_id(*id).is_none()).collect();
         spec_ids.sort_unstable();
         if !spec_ids.is_empty() {
             self.updates.push(TableUpdate::RemovePartitionSpecs { spec_ids });
         }
-        let mut schema_ids: Vec<i32> = old
-            .schemas_iter()
-            .map(|schema| schema.schema_id())
-            .filter(|id| new.schema_by_id(*id).is_none())
-            .collect();
+        let mut schema_ids: Vec<i32> = old.schemas_iter().map(|schema| schema.schema_id()).filter(|id| new.schema_by_id(*id).is_none()).collect();
         schema_ids.sort_unstable();
         if !schema_ids.is_empty() {
             self.updates.push(TableUpdate::RemoveSchemas { schema_ids });
@@ -209,8 +190,8 @@ impl Difference {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use iceberg::spec::{
-        FormatVersion, NestedField, Operation, PrimitiveType, Schema, Snapshot, SnapshotReference, SnapshotRetention,
-        SortOrder, Summary, TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
+        FormatVersion, NestedField, Operation, PrimitiveType, Schema, Snapshot, SnapshotReference, SnapshotRetention, SortOrder, Summary,
+        TableMetadataBuilder, Transform, Type, UnboundPartitionSpec,
     };
 
     use super::*;
@@ -224,11 +205,7 @@ mod tests {
         let spec = UnboundPartitionSpec::builder().build();
         let properties = HashMap::from([("stays".to_owned(), "1".to_owned()), ("goes".to_owned(), "1".to_owned())]);
         let order = SortOrder::unsorted_order();
-        TableMetadataBuilder::new(schema(2), spec, order, "s3://b/t".to_owned(), FormatVersion::V2, properties)
-            .unwrap()
-            .build()
-            .unwrap()
-            .metadata
+        TableMetadataBuilder::new(schema(2), spec, order, "s3://b/t".to_owned(), FormatVersion::V2, properties).unwrap().build().unwrap().metadata
     }
 
     fn snapshot(id: i64, parent: Option<i64>, sequence_number: i64) -> Snapshot {

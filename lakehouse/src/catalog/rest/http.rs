@@ -122,13 +122,7 @@ impl Http {
         parse(path, &text)
     }
 
-    async fn once<B: Serialize + Sync>(
-        &self,
-        method: Method,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Option<&B>,
-    ) -> Result<String, Failure> {
+    async fn once<B: Serialize + Sync>(&self, method: Method, path: &str, query: &[(&str, &str)], body: Option<&B>) -> Result<String, Failure> {
         let mut renewed = false;
         loop {
             let token = self.auth.bearer(&self.client, renewed).await?;
@@ -158,11 +152,7 @@ impl Http {
 
 fn parse<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, Failure> {
     let text = if text.trim().is_empty() { "null" } else { text };
-    serde_json::from_str(text).map_err(|e| Failure::Refused {
-        status: 200,
-        kind: "UnreadableAnswer".to_owned(),
-        message: format!("{path}: {e}"),
-    })
+    serde_json::from_str(text).map_err(|e| Failure::Refused { status: 200, kind: "UnreadableAnswer".to_owned(), message: format!("{path}: {e}") })
 }
 
 /// Whether asking again may help.

@@ -73,10 +73,8 @@ impl RestCatalog {
     pub(crate) async fn open(options: &RestOptions) -> Result<Self> {
         let mut http = Http::new(options)?;
         let query: Vec<(&str, &str)> = options.warehouse.iter().map(|name| ("warehouse", name.as_str())).collect();
-        let body: ConfigBody =
-            http.get("config", &query).await.map_err(|f| f.into_error(&format!("opening {}", shown(&options.uri))))?;
-        let mut settings: BTreeMap<String, String> =
-            body.defaults.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        let body: ConfigBody = http.get("config", &query).await.map_err(|f| f.into_error(&format!("opening {}", shown(&options.uri))))?;
+        let mut settings: BTreeMap<String, String> = body.defaults.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
         if let Some(warehouse) = &options.warehouse {
             settings.insert("warehouse".to_owned(), warehouse.clone());
         }
@@ -197,9 +195,7 @@ impl RestCatalog {
 /// The table of an answer. Its metadata came with it, so its file is not read; credentials that came too are used for
 /// its files from now on.
 fn table(ident: &TableIdent, body: TableBody, store: &Arc<StoreRegistry>) -> Result<Table> {
-    let location = body
-        .metadata_location
-        .ok_or_else(|| err::metadata(format!("the REST catalog names no metadata file of table {ident}")))?;
+    let location = body.metadata_location.ok_or_else(|| err::metadata(format!("the REST catalog names no metadata file of table {ident}")))?;
     let metadata = Arc::new(body.metadata);
     let of_prefix = body.storage_credentials.unwrap_or_default().into_iter();
     let mut lent: Vec<LentCredentials> =

@@ -21,12 +21,7 @@ struct RegisterBody<'a> {
 
 impl RestCatalog {
     /// `None` if a table of that name is there.
-    pub(crate) async fn register_table(
-        &self,
-        ident: &TableIdent,
-        metadata_location: &str,
-        store: &Arc<StoreRegistry>,
-    ) -> Result<Option<Table>> {
+    pub(crate) async fn register_table(&self, ident: &TableIdent, metadata_location: &str, store: &Arc<StoreRegistry>) -> Result<Option<Table>> {
         let body = RegisterBody { name: ident.name(), metadata_location };
         let path = format!("{}/register", self.namespace_path(ident.namespace()));
         match self.http.send::<TableBody>(Method::POST, &path, &[], Some(&body)).await {

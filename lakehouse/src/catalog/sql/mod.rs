@@ -139,8 +139,7 @@ impl SqlCatalog {
 
 async fn purge_files(ident: &TableIdent, location: &str, store: &Arc<StoreRegistry>) -> Result<()> {
     let metadata = store.metadata_cache().load_metadata(store, location).await?;
-    let name = iceberg::TableIdent::from_strs(ident.namespace().iter().map(String::as_str).chain([ident.name()]))
-        .map_err(err::iceberg_input)?;
+    let name = iceberg::TableIdent::from_strs(ident.namespace().iter().map(String::as_str).chain([ident.name()])).map_err(err::iceberg_input)?;
     let table = iceberg::table::Table::builder()
         .identifier(name)
         .metadata(metadata)

@@ -3,9 +3,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chainalytics_common::{Error, Result};
-use sqlx::{ConnectOptions, Connection};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection};
 
 use super::SqlOptions;
 use crate::err;
@@ -58,9 +58,7 @@ impl Pool {
     async fn sqlite(options: &SqlOptions) -> Result<Self> {
         let path = sqlite_path(&options.uri)?;
         if let Some(parent) = Path::new(path).parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            tokio::fs::create_dir_all(parent)
-                .await
-                .map_err(|e| err::config(format!("catalog.uri: cannot create {}: {e}", parent.display())))?;
+            tokio::fs::create_dir_all(parent).await.map_err(|e| err::config(format!("catalog.uri: cannot create {}: {e}", parent.display())))?;
         }
         let connect = SqliteConnectOptions::new()
             .filename(path)

@@ -11,6 +11,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use datafusion::logical_expr::Expr;
 use futures::{StreamExt, stream};
 
+use super::deletes::remove_dangling_deletes;
 use crate::commit::{CommitOptions, TableChange, Transaction};
 use crate::dml::Write;
 use crate::err;
@@ -18,7 +19,6 @@ use crate::ident::TableIdent;
 use crate::scan::{IcebergTableProvider, SnapshotSelector, is_plain};
 use crate::table::Table;
 use crate::write::DataFileInfo;
-use super::deletes::remove_dangling_deletes;
 use options::Settings;
 pub use options::{SortBy, Strategy};
 use plan::{FileGroup, plan};
@@ -91,9 +91,8 @@ struct Job<'a> {
 impl Job<'_> {
     async fn at_once(&self, groups: Vec<FileGroup>) -> Result<Rewritten> {
         let mut added = Vec::new();
-        let mut runs = stream::iter(groups.clone())
-            .map(|group| async move { self.writer.run(&group).await })
-            .buffer_unordered(self.settings.concurrency);
+        let mut runs =
+            stream::iter(groups.clone()).map(|group| async move { self.writer.run(&group).await }).buffer_unordered(self.settings.concurrency);
         let mut failure = None;
         while let Some(result) = runs.next().await {
             match result {
@@ -164,8 +163,7 @@ impl Job<'_> {
 
     /// Replaces the files of `groups`. What was added is discarded if that fails.
     async fn commit(&self, groups: &[FileGroup], added: Vec<DataFileInfo>) -> Result<Rewritten> {
-        let removed: BTreeSet<String> =
-            groups.iter().flat_map(|group| group.files.iter().map(|file| file.path.clone())).collect();
+        let removed: BTreeSet<String> = groups.iter().flat_map(|group| group.files.iter().map(|file| file.path.clone())).collect();
         let done = Rewritten {
             rewritten_files: removed.len() as u64,
             added_files: added.len() as u64,
@@ -179,11 +177,7 @@ impl Job<'_> {
         let change = TableChange::rewrite(self.table.ident().clone(), self.base, removed, added.clone())
             .keeping_sequence(self.settings.starting_sequence_number);
         // No step: rewriting again is harmless, and a step can make one commit only.
-        let options = CommitOptions {
-            run_id: self.write.options.run_id.clone(),
-            step: None,
-            summary: self.write.options.summary.clone(),
-        };
+        let options = CommitOptions { run_id: self.write.options.run_id.clone(), step: None, summary: self.write.options.summary.clone() };
         match Transaction::new(self.write.lakehouse).add(change).commit(options).await {
             Ok(_) => Ok(done),
             Err(error) => {

@@ -133,11 +133,7 @@ impl Settings {
         }
         let (whole, rest) = (input_bytes / self.target_bytes, input_bytes % self.target_bytes);
         let spread = input_bytes / whole;
-        if rest == 0 || (rest <= self.min_bytes && spread < (self.target_bytes / 10 * 11).min(self.roll_bytes())) {
-            whole
-        } else {
-            whole + 1
-        }
+        if rest == 0 || (rest <= self.min_bytes && spread < (self.target_bytes / 10 * 11).min(self.roll_bytes())) { whole } else { whole + 1 }
     }
 
     /// Size at which a writer begins another file: above the target, so that a guess a little low leaves no small rest.
@@ -164,9 +160,7 @@ fn job_order(options: &BTreeMap<String, String>) -> Result<JobOrder> {
         Some("files-asc") => JobOrder::FilesAsc,
         Some("files-desc") => JobOrder::FilesDesc,
         Some(other) => {
-            return Err(bad(format!(
-                "option rewrite-job-order is '{other}'; it must be none, bytes-asc, bytes-desc, files-asc or files-desc"
-            )));
+            return Err(bad(format!("option rewrite-job-order is '{other}'; it must be none, bytes-asc, bytes-desc, files-asc or files-desc")));
         }
     })
 }

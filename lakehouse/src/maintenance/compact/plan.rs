@@ -83,8 +83,7 @@ pub(super) fn plan(planned: &PlannedFiles, metadata: &TableMetadata, settings: &
             partitions.entry(partition_key(file, metadata)?).or_default().push(candidate);
         }
     }
-    let mut groups: Vec<FileGroup> =
-        partitions.into_values().flat_map(|files| pack(files, settings.group_bytes_max)).collect();
+    let mut groups: Vec<FileGroup> = partitions.into_values().flat_map(|files| pack(files, settings.group_bytes_max)).collect();
     groups.retain(|group| settings.rewrite_all || is_worthwhile(group, settings));
     match settings.job_order {
         JobOrder::None => {}

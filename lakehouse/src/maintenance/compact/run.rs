@@ -50,10 +50,7 @@ impl<'a> GroupWriter<'a> {
                 None => {
                     return Err(Error::new(
                         ErrorCode::ProcedureArgument,
-                        format!(
-                            "table {} has no sort order by columns; give one: sort_order => 'a DESC NULLS LAST, b'",
-                            table.ident()
-                        ),
+                        format!("table {} has no sort order by columns; give one: sort_order => 'a DESC NULLS LAST, b'", table.ident()),
                     ));
                 }
             },
@@ -114,8 +111,7 @@ impl<'a> GroupWriter<'a> {
             .collect::<Result<Vec<_>>>()?;
         let ordering = LexOrdering::new(terms).ok_or_else(|| err::internal("a sort without terms"))?;
         let several = plan.output_partitioning().partition_count() > 1;
-        let sorted: Arc<dyn ExecutionPlan> =
-            Arc::new(SortExec::new(ordering.clone(), plan).with_preserve_partitioning(several));
+        let sorted: Arc<dyn ExecutionPlan> = Arc::new(SortExec::new(ordering.clone(), plan).with_preserve_partitioning(several));
         Ok(if several { Arc::new(SortPreservingMergeExec::new(ordering, sorted)) } else { sorted })
     }
 }
@@ -149,9 +145,6 @@ fn resolve(table: &Table, term: &SortBy) -> Result<SortBy> {
     let found = exact.or_else(|| fields.iter().find(|field| field.name().eq_ignore_ascii_case(&term.column)));
     match found {
         Some(field) => Ok(SortBy { column: field.name().clone(), ..term.clone() }),
-        None => Err(Error::new(
-            ErrorCode::ColumnNotFound,
-            format!("table {} has no column '{}' to sort by", table.ident(), term.column),
-        )),
+        None => Err(Error::new(ErrorCode::ColumnNotFound, format!("table {} has no column '{}' to sort by", table.ident(), term.column))),
     }
 }

@@ -71,9 +71,10 @@ pub(super) async fn describe(table: &Table, file: ListedFile, folder: Folder) ->
 
 async fn read_footer(table: &Table, file: &ListedFile) -> Result<ParquetMetaData> {
     let location = table.store().resolve(&file.uri)?;
-    ParquetMetaDataReader::new().load_and_finish(Ranges(location), file.bytes).await.map_err(|e| {
-        Error::new(ErrorCode::StorageRead, format!("{} cannot be read as Parquet: {e}", file.uri))
-    })
+    ParquetMetaDataReader::new()
+        .load_and_finish(Ranges(location), file.bytes)
+        .await
+        .map_err(|e| Error::new(ErrorCode::StorageRead, format!("{} cannot be read as Parquet: {e}", file.uri)))
 }
 
 /// Ranges of one file, for Parquet's footer reader.
@@ -121,15 +122,12 @@ fn check_column(schema: &Schema, column: &ColumnDescriptor, id: i32, uri: &str) 
         PrimitiveType::Long => matches!(physical, PhysicalType::INT32 | PhysicalType::INT64),
         PrimitiveType::Float => physical == PhysicalType::FLOAT,
         PrimitiveType::Double => matches!(physical, PhysicalType::FLOAT | PhysicalType::DOUBLE),
-        PrimitiveType::Decimal { .. } => !matches!(
-            physical,
-            PhysicalType::BOOLEAN | PhysicalType::FLOAT | PhysicalType::DOUBLE | PhysicalType::INT96
-        ),
-        PrimitiveType::Time
-        | PrimitiveType::Timestamp
-        | PrimitiveType::Timestamptz
-        | PrimitiveType::TimestampNs
-        | PrimitiveType::TimestamptzNs => physical == PhysicalType::INT64,
+        PrimitiveType::Decimal { .. } => {
+            !matches!(physical, PhysicalType::BOOLEAN | PhysicalType::FLOAT | PhysicalType::DOUBLE | PhysicalType::INT96)
+        }
+        PrimitiveType::Time | PrimitiveType::Timestamp | PrimitiveType::Timestamptz | PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs => {
+            physical == PhysicalType::INT64
+        }
         PrimitiveType::String | PrimitiveType::Binary => physical == PhysicalType::BYTE_ARRAY,
         PrimitiveType::Uuid | PrimitiveType::Fixed(_) => physical == PhysicalType::FIXED_LEN_BYTE_ARRAY,
     };

@@ -82,15 +82,13 @@ pub async fn add_files(lakehouse: &Lakehouse, ident: &TableIdent, options: &Impo
     let by_name = imported.iter().any(|file| !file.has_ids);
     let outcome = ImportOutcome { added_files: imported.len() as u64, changed_partitions: partitions.len() as u64 };
     let schema_id = table.metadata().current_schema_id();
-    let mut change = TableChange::append(ident.clone(), imported.into_iter().map(|file| file.info).collect()).validate(
-        move |now| {
-            // The footers were judged by the schema as it was.
-            Ok(match now.metadata().current_schema_id() == schema_id {
-                true => crate::commit::Decision::Commit,
-                false => crate::commit::Decision::Conflict("the schema changed during the import".to_owned()),
-            })
-        },
-    );
+    let mut change = TableChange::append(ident.clone(), imported.into_iter().map(|file| file.info).collect()).validate(move |now| {
+        // The footers were judged by the schema as it was.
+        Ok(match now.metadata().current_schema_id() == schema_id {
+            true => crate::commit::Decision::Commit,
+            false => crate::commit::Decision::Conflict("the schema changed during the import".to_owned()),
+        })
+    });
     if by_name && table.property(NAME_MAPPING).is_none() {
         change = change.set_property(NAME_MAPPING, name_mapping_of(table.metadata().current_schema())?);
     }
@@ -121,11 +119,7 @@ async fn parquet_files(table: &Table, source: &str) -> Result<Vec<ListedFile>> {
         let meta = object_store::ObjectStoreExt::head(at.store.as_ref(), &at.path)
             .await
             .map_err(|e| Error::new(ErrorCode::StorageRead, format!("cannot read {source}")).with_source(e))?;
-        files.push(ListedFile {
-            uri: source.to_owned(),
-            bytes: meta.size,
-            modified_ms: meta.last_modified.timestamp_millis(),
-        });
+        files.push(ListedFile { uri: source.to_owned(), bytes: meta.size, modified_ms: meta.last_modified.timestamp_millis() });
     }
     files.sort_by(|a, b| a.uri.cmp(&b.uri));
     Ok(files)

@@ -65,9 +65,8 @@ impl Folder {
             };
             values.push(match value {
                 None => Value::Null,
-                Some(text) => parse(&text, primitive).ok_or_else(|| {
-                    err::invalid(format!("{uri}: '{text}' is no {primitive}, which column '{}' is", field.name))
-                })?,
+                Some(text) => parse(&text, primitive)
+                    .ok_or_else(|| err::invalid(format!("{uri}: '{text}' is no {primitive}, which column '{}' is", field.name)))?,
             });
         }
         match named.into_keys().next() {
@@ -84,9 +83,10 @@ impl Folder {
         let metadata = table.metadata();
         let fields = metadata.default_partition_spec().fields();
         for (name, wanted) in filter {
-            let at = fields.iter().position(|field| field.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-                err::invalid(format!("partition_filter names '{name}', by which table {} is not partitioned", table.ident()))
-            })?;
+            let at = fields
+                .iter()
+                .position(|field| field.name.eq_ignore_ascii_case(name))
+                .ok_or_else(|| err::invalid(format!("partition_filter names '{name}', by which table {} is not partitioned", table.ident())))?;
             let source = metadata.current_schema().field_by_id(fields[at].source_id);
             let Some(Type::Primitive(primitive)) = source.map(|field| field.field_type.as_ref()) else { return Ok(false) };
             let wanted = if wanted == NULL_FOLDER { Some(Value::Null) } else { parse(wanted, primitive) };

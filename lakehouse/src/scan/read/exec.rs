@@ -1,15 +1,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, new_null_array,
-};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema as ArrowSchema, SchemaRef};
+use datafusion::common::Statistics;
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::Statistics;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
@@ -56,11 +54,7 @@ pub struct IcebergReadExec {
 
 impl IcebergReadExec {
     /// A read of the units that `input` gives.
-    pub(crate) fn try_new(
-        input: Arc<dyn ExecutionPlan>,
-        spec: Arc<ReadSpec>,
-        store: Arc<StoreRegistry>,
-    ) -> chainalytics_common::Result<Self> {
+    pub(crate) fn try_new(input: Arc<dyn ExecutionPlan>, spec: Arc<ReadSpec>, store: Arc<StoreRegistry>) -> chainalytics_common::Result<Self> {
         let partitions = input.output_partitioning().partition_count();
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(spec.output_schema()?),
@@ -101,18 +95,13 @@ impl ExecutionPlan for IcebergReadExec {
         vec![false]
     }
 
-    fn apply_expressions(
-        &self,
-        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
+    fn apply_expressions(&self, _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => {
-                Ok(Arc::new(Self::try_new(input, Arc::clone(&self.spec), Arc::clone(&self.store)).map_err(external)?))
-            }
+            (Some(input), true) => Ok(Arc::new(Self::try_new(input, Arc::clone(&self.spec), Arc::clone(&self.store)).map_err(external)?)),
             _ => Err(DataFusionError::Internal("IcebergReadExec has exactly one input".to_owned())),
         }
     }
@@ -201,8 +190,7 @@ impl ParquetOpener {
         if let Some((start, end)) = range {
             file = file.with_range(start, end);
         }
-        let config =
-            FileScanConfigBuilder::new(url, Arc::new(source)).with_file_groups(vec![FileGroup::new(vec![file])]).build();
+        let config = FileScanConfigBuilder::new(url, Arc::new(source)).with_file_groups(vec![FileGroup::new(vec![file])]).build();
         DataSourceExec::from_data_source(config).execute(0, Arc::clone(&self.context))
     }
 }
@@ -220,9 +208,7 @@ struct Reader {
 
 impl Reader {
     async fn open(&self, unit: ReadUnit) -> Result<SendableRecordBatchStream> {
-        let deletes = load(&self.loader, &self.opener, &self.reservation, &unit, &self.spec, &self.columns)
-            .await
-            .map_err(external)?;
+        let deletes = load(&self.loader, &self.opener, &self.reservation, &unit, &self.spec, &self.columns).await.map_err(external)?;
         // The spec's columns that the file has, by its own names, and where each is found in the file's batches.
         let mut present = Vec::with_capacity(self.columns.len());
         let mut sources = Vec::with_capacity(self.columns.len());
@@ -306,9 +292,7 @@ impl Shape {
             .iter()
             .map(|output| match output {
                 Output::Column(at) => self.column(batch, *at),
-                Output::File => {
-                    Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.path, batch.num_rows()))) as ArrayRef)
-                }
+                Output::File => Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.path, batch.num_rows()))) as ArrayRef),
                 Output::Position => match batch.columns().last() {
                     Some(column) if self.row_numbers => Ok(Arc::clone(column)),
                     _ => Err(DataFusionError::Internal("a read of positions without row numbers".to_owned())),

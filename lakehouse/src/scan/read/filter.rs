@@ -38,19 +38,13 @@ impl RowFilter {
     }
 
     /// The rows to keep; `None` keeps all. `column` gives a column of the spec.
-    pub fn kept(
-        &self,
-        rows: usize,
-        positions: Option<&Int64Array>,
-        column: &dyn Fn(usize) -> Result<ArrayRef>,
-    ) -> Result<Option<BooleanArray>> {
+    pub fn kept(&self, rows: usize, positions: Option<&Int64Array>, column: &dyn Fn(usize) -> Result<ArrayRef>) -> Result<Option<BooleanArray>> {
         let mut keep = BooleanBufferBuilder::new(rows);
         keep.append_n(rows, true);
         let mut dropped = false;
         if let (false, Some(positions)) = (self.positions.is_empty(), positions) {
             for (row, position) in positions.values().iter().enumerate() {
-                let position = u64::try_from(*position)
-                    .map_err(|_| DataFusionError::Internal("a negative row number".to_owned()))?;
+                let position = u64::try_from(*position).map_err(|_| DataFusionError::Internal("a negative row number".to_owned()))?;
                 if self.positions.iter().any(|deleted| deleted.contains(position)) {
                     keep.set_bit(row, false);
                     dropped = true;

@@ -68,12 +68,7 @@ pub(super) async fn load(
     Ok(filter)
 }
 
-async fn positions(
-    loader: &Loader,
-    opener: &ParquetOpener,
-    reservation: &MemoryReservation,
-    delete: &DeleteRef,
-) -> Result<Arc<PositionsByFile>> {
+async fn positions(loader: &Loader, opener: &ParquetOpener, reservation: &MemoryReservation, delete: &DeleteRef) -> Result<Arc<PositionsByFile>> {
     let mut loaded = loader.positions.lock().await;
     if let Some(known) = loaded.get(&delete.path) {
         return Ok(Arc::clone(known));
@@ -108,8 +103,8 @@ async fn positions(
                 None => found.entry(path.to_owned()).or_default(),
             };
             for position in &positions.values()[start..end] {
-                let position = u64::try_from(*position)
-                    .map_err(|_| err::metadata(format!("position delete file {}: position {position}", delete.path)))?;
+                let position =
+                    u64::try_from(*position).map_err(|_| err::metadata(format!("position delete file {}: position {position}", delete.path)))?;
                 of_file.insert(position);
             }
             start = end;
@@ -163,9 +158,10 @@ fn indices(ids: &[i32], spec: &ReadSpec, file: &str) -> Result<Vec<usize>> {
     let fields = spec.schema.as_struct().fields();
     ids.iter()
         .map(|id| {
-            fields.iter().position(|f| f.id == *id).ok_or_else(|| {
-                err::metadata(format!("{file}: equality deletes by field {id}, which table {} never had", spec.table))
-            })
+            fields
+                .iter()
+                .position(|f| f.id == *id)
+                .ok_or_else(|| err::metadata(format!("{file}: equality deletes by field {id}, which table {} never had", spec.table)))
         })
         .collect()
 }
@@ -183,10 +179,7 @@ fn read_error(delete: &DeleteRef) -> impl Fn(datafusion::error::DataFusionError)
     move |e| {
         let error = Error::from_datafusion(e);
         match error.code() {
-            ErrorCode::QueryFailed => Error::new(
-                ErrorCode::StorageRead,
-                format!("cannot read delete file {}: {}", delete.path, error.message()),
-            ),
+            ErrorCode::QueryFailed => Error::new(ErrorCode::StorageRead, format!("cannot read delete file {}: {}", delete.path, error.message())),
             _ => error,
         }
     }

@@ -60,9 +60,7 @@ impl ReadSpec {
             .outputs
             .iter()
             .map(|output| match output {
-                Output::Column(at) => {
-                    columns.get(*at).cloned().ok_or_else(|| err::internal("a read of a column that is not there"))
-                }
+                Output::Column(at) => columns.get(*at).cloned().ok_or_else(|| err::internal("a read of a column that is not there")),
                 Output::File => Ok(file_field()),
                 Output::Position => Ok(position_field()),
             })
@@ -92,8 +90,7 @@ pub struct ReadUnit {
 
 /// Schema of a unit row: `unit` Utf8, JSON.
 fn unit_schema() -> SchemaRef {
-    static SCHEMA: LazyLock<SchemaRef> =
-        LazyLock::new(|| Arc::new(ArrowSchema::new(vec![Field::new("unit", DataType::Utf8, false)])));
+    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(ArrowSchema::new(vec![Field::new("unit", DataType::Utf8, false)])));
     Arc::clone(&SCHEMA)
 }
 

@@ -10,9 +10,7 @@ const MAGIC: [u8; 4] = [0xd1, 0xd3, 0x39, 0x64];
 /// Reads a blob: length of what the checksum covers (4 bytes, big-endian), magic, bitmap, CRC-32 (big-endian).
 pub fn decode(blob: &[u8], file: &str, rows: u64) -> Result<RoaringTreemap> {
     let broken = |what: &str| Error::new(ErrorCode::TableFormat, format!("deletion vector in {file}: {what}"));
-    let (Some(length), Some(body), Some(crc)) =
-        (blob.first_chunk::<4>(), blob.get(4..blob.len().saturating_sub(4)), blob.last_chunk::<4>())
-    else {
+    let (Some(length), Some(body), Some(crc)) = (blob.first_chunk::<4>(), blob.get(4..blob.len().saturating_sub(4)), blob.last_chunk::<4>()) else {
         return Err(broken("it is too short"));
     };
     if u32::from_be_bytes(*length) as usize != body.len() {
@@ -34,8 +32,7 @@ pub fn encode(positions: &RoaringTreemap) -> Result<Vec<u8>> {
     let failed = |e: std::io::Error| Error::new(ErrorCode::Internal, format!("a deletion vector: {e}"));
     let mut body = MAGIC.to_vec();
     positions.serialize_into(&mut body).map_err(failed)?;
-    let length = u32::try_from(body.len())
-        .map_err(|_| Error::new(ErrorCode::Unsupported, "a deletion vector of more than 4 GiB"))?;
+    let length = u32::try_from(body.len()).map_err(|_| Error::new(ErrorCode::Unsupported, "a deletion vector of more than 4 GiB"))?;
     let crc = crc32fast::hash(&body);
     Ok([length.to_be_bytes().as_slice(), &body, &crc.to_be_bytes()].concat())
 }

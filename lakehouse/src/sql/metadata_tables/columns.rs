@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, Int32Builder, Int64Array, Int64Builder, ListBuilder, MapBuilder,
-    MapFieldNames, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, new_empty_array,
-};
 use datafusion::arrow::array::builder::BinaryBuilder;
+use datafusion::arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, Int32Builder, Int64Array, Int64Builder, ListBuilder, MapBuilder, MapFieldNames,
+    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, new_empty_array,
+};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::ScalarValue;
 
@@ -124,8 +124,7 @@ pub fn structs(columns: Vec<Named>, rows: usize) -> ArrayRef {
 
 /// Columns as a batch; all of them may be null.
 pub fn batch(columns: Vec<Named>) -> Result<RecordBatch> {
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
-        .map_err(arrow_error)
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).map_err(arrow_error)
 }
 
 pub fn named(name: &str, array: ArrayRef) -> Named {

@@ -8,11 +8,9 @@ use iceberg::spec::{DataContentType, DataFile, ManifestEntryRef, ManifestStatus,
 
 use chainalytics_common::Result;
 
-use super::columns::{
-    Named, batch, blobs, bound_maps, count_maps, int_lists, ints, long_lists, longs, named, scalars, signed, structs, texts,
-};
-use super::partition::PartitionFields;
+use super::columns::{Named, batch, blobs, bound_maps, count_maps, int_lists, ints, long_lists, longs, named, scalars, signed, structs, texts};
 use super::manifests::{Reach, manifest_files};
+use super::partition::PartitionFields;
 use crate::scan::values::literal_to_scalar;
 use crate::table::Table;
 use crate::table::arrow_schema::arrow_primitive;

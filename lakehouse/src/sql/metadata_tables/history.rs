@@ -60,11 +60,9 @@ pub fn refs(table: &Table) -> Result<RecordBatch> {
 /// The metadata files that the table still knows, the current one last, each with the snapshot current at its time.
 pub fn metadata_log_entries(table: &Table) -> Result<RecordBatch> {
     let metadata = table.metadata();
-    let mut log: Vec<(i64, String)> =
-        metadata.metadata_log().iter().map(|entry| (entry.timestamp_ms, entry.metadata_file.clone())).collect();
+    let mut log: Vec<(i64, String)> = metadata.metadata_log().iter().map(|entry| (entry.timestamp_ms, entry.metadata_file.clone())).collect();
     log.push((metadata.last_updated_ms(), table.metadata_location().to_owned()));
-    let snapshot =
-        |at: i64| table.snapshot_id_at(at).and_then(|id| metadata.snapshot_by_id(id));
+    let snapshot = |at: i64| table.snapshot_id_at(at).and_then(|id| metadata.snapshot_by_id(id));
     batch(vec![
         named("timestamp", times(log.iter().map(|(at, _)| Some(*at)))),
         named("file", texts(log.iter().map(|(_, file)| Some(file.clone())))),

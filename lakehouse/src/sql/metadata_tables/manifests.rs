@@ -46,10 +46,7 @@ async fn listed(table: &Table, reach: Reach) -> Result<Vec<(i64, ManifestFile)>>
     let mut files = Vec::new();
     for chunk in snapshots.chunks(LIST_READS) {
         let known = chunk.iter().filter_map(|id| metadata.snapshot_by_id(*id));
-        let lists = futures::future::try_join_all(
-            known.clone().map(|snapshot| read_manifest_list(table.store(), metadata, snapshot)),
-        )
-        .await?;
+        let lists = futures::future::try_join_all(known.clone().map(|snapshot| read_manifest_list(table.store(), metadata, snapshot))).await?;
         for (snapshot, list) in known.zip(lists) {
             files.extend(list.iter().map(|file| (snapshot.snapshot_id(), file.clone())));
         }

@@ -57,10 +57,7 @@ impl<'a> PartitionFields<'a> {
             let at = spec.fields().iter().position(|field| field.field_id == field_id)?;
             file.partition().fields().get(at)?.as_ref()?.as_primitive_literal()
         };
-        self.fields
-            .iter()
-            .map(|(id, (_, data_type))| of(*id).and_then(|literal| literal_to_scalar(&literal, data_type)))
-            .collect()
+        self.fields.iter().map(|(id, (_, data_type))| of(*id).and_then(|literal| literal_to_scalar(&literal, data_type))).collect()
     }
 
     /// The struct column of rows of values.

@@ -56,21 +56,14 @@ pub async fn position_deletes(table: &Table) -> Result<RecordBatch> {
     }
     let of = |source: &usize| &files[*source];
     let partition = PartitionFields::new(table.metadata())?;
-    let mut columns = vec![
-        named("file_path", texts(found.file_path.into_iter())),
-        named("pos", longs(found.pos.into_iter())),
-    ];
+    let mut columns = vec![named("file_path", texts(found.file_path.into_iter())), named("pos", longs(found.pos.into_iter()))];
     if !partition.is_empty() {
-        let known: Vec<Vec<Option<ScalarValue>>> =
-            files.iter().map(|row| partition.values(row.file(), row.spec_id)).collect();
+        let known: Vec<Vec<Option<ScalarValue>>> = files.iter().map(|row| partition.values(row.file(), row.spec_id)).collect();
         let values: Vec<_> = found.source.iter().map(|source| known[*source].clone()).collect();
         columns.push(named("partition", partition.column(&values)?));
     }
     columns.push(named("spec_id", ints(found.source.iter().map(|source| Some(of(source).spec_id)))));
-    columns.push(named(
-        "delete_file_path",
-        texts(found.source.iter().map(|source| Some(of(source).file().file_path().to_owned()))),
-    ));
+    columns.push(named("delete_file_path", texts(found.source.iter().map(|source| Some(of(source).file().file_path().to_owned())))));
     if table.format_version() >= 3 {
         columns.push(named("content_offset", longs(found.source.iter().map(|source| of(source).file().content_offset()))));
         let sizes = longs(found.source.iter().map(|source| of(source).file().content_size_in_bytes()));

@@ -38,34 +38,28 @@ impl Arguments {
     pub async fn bind(runner: &Runner<'_>, procedure: &'static Procedure, written: Vec<Argument>) -> Result<Self> {
         let named = written.iter().filter(|argument| argument.name.is_some()).count();
         if named > 0 && named < written.len() {
-            return Err(bad_argument(format!(
-                "{}: arguments by name and by position cannot be mixed",
-                procedure.name
-            )));
+            return Err(bad_argument(format!("{}: arguments by name and by position cannot be mixed", procedure.name)));
         }
         let mut values = BTreeMap::new();
         for (position, argument) in written.into_iter().enumerate() {
             let parameter = match &argument.name {
                 Some(name) => by_name(procedure, name)?,
-                None => procedure.parameters.get(position).ok_or_else(|| {
-                    bad_argument(format!("{} takes at most {} arguments", procedure.name, procedure.parameters.len()))
-                })?,
+                None => procedure
+                    .parameters
+                    .get(position)
+                    .ok_or_else(|| bad_argument(format!("{} takes at most {} arguments", procedure.name, procedure.parameters.len())))?,
             };
             let value = evaluate(runner, procedure, parameter, argument.value).await?;
             if values.insert(parameter.name, value).is_some() {
                 return Err(bad_argument(format!("{}: argument '{}' is given twice", procedure.name, parameter.name)));
             }
         }
-        let values: BTreeMap<&'static str, Value> =
-            values.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let values: BTreeMap<&'static str, Value> = values.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         let missing = procedure.parameters.iter().find(|p| p.required && !values.contains_key(p.name));
         match missing {
-            Some(missing) => Err(bad_argument(format!(
-                "{}: argument '{}' is missing; it takes {}",
-                procedure.name,
-                missing.name,
-                signature(procedure)
-            ))),
+            Some(missing) => {
+                Err(bad_argument(format!("{}: argument '{}' is missing; it takes {}", procedure.name, missing.name, signature(procedure))))
+            }
             None => Ok(Self { values }),
         }
     }
@@ -132,29 +126,16 @@ impl Arguments {
 
 fn by_name(procedure: &'static Procedure, name: &str) -> Result<&'static Parameter> {
     let found = procedure.parameters.iter().find(|parameter| parameter.name == name);
-    found.ok_or_else(|| {
-        bad_argument(format!("{} has no argument '{name}'; it takes {}", procedure.name, signature(procedure)))
-    })
+    found.ok_or_else(|| bad_argument(format!("{} has no argument '{name}'; it takes {}", procedure.name, signature(procedure))))
 }
 
 fn signature(procedure: &Procedure) -> String {
     procedure.parameters.iter().map(|parameter| parameter.name).collect::<Vec<_>>().join(", ")
 }
 
-async fn evaluate(
-    runner: &Runner<'_>,
-    procedure: &Procedure,
-    parameter: &Parameter,
-    written: Written,
-) -> Result<Option<Value>> {
-    let wrong = |what: &str| {
-        bad_argument(format!(
-            "{}: argument '{}' must be {}, not {what}",
-            procedure.name,
-            parameter.name,
-            parameter.kind.article()
-        ))
-    };
+async fn evaluate(runner: &Runner<'_>, procedure: &Procedure, parameter: &Parameter, written: Written) -> Result<Option<Value>> {
+    let wrong =
+        |what: &str| bad_argument(format!("{}: argument '{}' must be {}, not {what}", procedure.name, parameter.name, parameter.kind.article()));
     let value = match (parameter.kind, written) {
         (_, Written::Scalar(Expr::Value(value))) if value.value == SqlValue::Null => return Ok(None),
         (kind, Written::Scalar(expr)) if is_computed(&expr) => return computed(runner, kind, &expr).await,
@@ -168,9 +149,9 @@ async fn evaluate(
             _ => return Err(wrong(&expr.to_string())),
         },
         (Kind::Time, Written::Scalar(expr)) => {
-            let time = evaluate_time(&expr.to_string()).await.map_err(|error| {
-                bad_argument(format!("{}: argument '{}': {}", procedure.name, parameter.name, error.message()))
-            })?;
+            let time = evaluate_time(&expr.to_string())
+                .await
+                .map_err(|error| bad_argument(format!("{}: argument '{}': {}", procedure.name, parameter.name, error.message())))?;
             Value::Time(time)
         }
         (Kind::Map, Written::Map(items)) => Value::Map(map(&items).map_err(|what| wrong(&what))?),

@@ -36,10 +36,7 @@ async fn add_files(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordB
         parallelism: arguments.count("parallelism", 1)?,
     };
     let done = maintenance::add_files(runner.lakehouse, table.ident(), &options).await?;
-    batch([
-        ("added_files_count", long_count(done.added_files)),
-        ("changed_partition_count", long_count(done.changed_partitions)),
-    ])
+    batch([("added_files_count", long_count(done.added_files)), ("changed_partition_count", long_count(done.changed_partitions))])
 }
 
 async fn register_table(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordBatch> {

@@ -32,11 +32,7 @@ pub const PROCEDURES: &[Procedure] = &[
         parameters: &[required("table", Kind::Text), optional("options", Kind::Map), optional("where", Kind::Text)],
         run: |runner, arguments| Box::pin(rewrite_position_delete_files(runner, arguments)),
     },
-    Procedure {
-        name: "maintain",
-        parameters: &[required("table", Kind::Text)],
-        run: |runner, arguments| Box::pin(maintain(runner, arguments)),
-    },
+    Procedure { name: "maintain", parameters: &[required("table", Kind::Text)], run: |runner, arguments| Box::pin(maintain(runner, arguments)) },
     Procedure {
         name: "rewrite_manifests",
         parameters: &[
@@ -83,10 +79,7 @@ async fn rewrite_manifests(runner: &Runner<'_>, arguments: &Arguments) -> Result
     let table = runner.table_argument(arguments).await?;
     let spec_id = arguments.count("spec_id", 0)?;
     let done = maintenance::rewrite_manifests(runner.lakehouse, table.ident(), spec_id).await?;
-    batch([
-        ("rewritten_manifests_count", count(done.rewritten)),
-        ("added_manifests_count", count(done.added)),
-    ])
+    batch([("rewritten_manifests_count", count(done.rewritten)), ("added_manifests_count", count(done.added))])
 }
 
 async fn rewrite_position_delete_files(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordBatch> {

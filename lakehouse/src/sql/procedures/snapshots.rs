@@ -94,22 +94,13 @@ async fn fast_forward(runner: &Runner<'_>, arguments: &Arguments) -> Result<Reco
 async fn ancestors_of(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordBatch> {
     let table = runner.table_argument(arguments).await?;
     let chain = maintenance::ancestors_of(&table, arguments.long("snapshot_id"))?;
-    batch([
-        ("snapshot_id", longs(chain.iter().map(|(id, _)| Some(*id)))),
-        ("timestamp", times(chain.iter().map(|(_, at)| *at))),
-    ])
+    batch([("snapshot_id", longs(chain.iter().map(|(id, _)| Some(*id)))), ("timestamp", times(chain.iter().map(|(_, at)| *at)))])
 }
 
 fn moved(moved: Moved) -> Result<RecordBatch> {
-    batch([
-        ("previous_snapshot_id", long(moved.previous_snapshot_id)),
-        ("current_snapshot_id", long(moved.current_snapshot_id)),
-    ])
+    batch([("previous_snapshot_id", long(moved.previous_snapshot_id)), ("current_snapshot_id", long(moved.current_snapshot_id))])
 }
 
 fn published(published: Published) -> Result<RecordBatch> {
-    batch([
-        ("source_snapshot_id", long(published.source_snapshot_id)),
-        ("current_snapshot_id", long(published.current_snapshot_id)),
-    ])
+    batch([("source_snapshot_id", long(published.source_snapshot_id)), ("current_snapshot_id", long(published.current_snapshot_id))])
 }

@@ -33,21 +33,17 @@ impl State for Running {
                 run.error = None;
                 go::<Self, Finished>(Vec::new())
             }
-            Event::Failed { .. } | Event::Exited { .. } | Event::Silent { .. } if killing => {
-                go::<Self, Killed>(vec![Effect::CancelQueries])
-            }
+            Event::Failed { .. } | Event::Exited { .. } | Event::Silent { .. } if killing => go::<Self, Killed>(vec![Effect::CancelQueries]),
             Event::Failed { error } => match relaunch(run, error.clone(), at) {
                 Some(step) => step,
                 None => go::<Self, Failed>(vec![Effect::CancelQueries]),
             },
             // A driver of old that exits in order without a report has done its work.
             Event::Exited { code: Some(0), signal: None, .. } => go::<Self, Finished>(Vec::new()),
-            Event::Exited { code, signal, stderr_tail } => {
-                match relaunch(run, exit_error(*code, *signal, stderr_tail), at) {
-                    Some(step) => step,
-                    None => go::<Self, Failed>(vec![Effect::CancelQueries]),
-                }
-            }
+            Event::Exited { code, signal, stderr_tail } => match relaunch(run, exit_error(*code, *signal, stderr_tail), at) {
+                Some(step) => step,
+                None => go::<Self, Failed>(vec![Effect::CancelQueries]),
+            },
             Event::Silent { for_ms } => match relaunch(run, silent_error(*for_ms), at) {
                 Some(step) => step,
                 // Should the driver still live somewhere, it must not go on: nobody follows it any more.
@@ -60,11 +56,9 @@ impl State for Running {
                 Step::Stay(driver_kill(run))
             }
             Event::KillOverdue if killing => go::<Self, Killed>(driver_kill(run)),
-            Event::KillOverdue
-            | Event::Heartbeat { progress: None }
-            | Event::Accepted
-            | Event::Placed { .. }
-            | Event::LaunchFailed { .. } => Step::Ignore,
+            Event::KillOverdue | Event::Heartbeat { progress: None } | Event::Accepted | Event::Placed { .. } | Event::LaunchFailed { .. } => {
+                Step::Ignore
+            }
         }
     }
 }

@@ -87,8 +87,7 @@ fn a_failed_driver_is_launched_again_only_under_supervision_and_within_bounds() 
 
 #[test]
 fn silence_means_lost_and_the_driver_is_told_should_it_live() {
-    let (run, effects) =
-        follow(run(DeployMode::Cluster, false), &[Event::Accepted, placed("a"), ALIVE, Event::Silent { for_ms: 15_000 }]);
+    let (run, effects) = follow(run(DeployMode::Cluster, false), &[Event::Accepted, placed("a"), ALIVE, Event::Silent { for_ms: 15_000 }]);
     assert_eq!(run.state, RunState::Lost);
     assert!(run.error.unwrap().message.contains("15.0 s"));
     assert!(effects.contains(&Effect::KillDriver { executor_id: "a".to_owned(), attempt: 1 }));
