@@ -217,7 +217,7 @@ impl Editor {
         let new = arrow_schema::fields_from_arrow(&Fields::from(vec![Arc::clone(field)]), self.last_id)?;
         let new = new.into_iter().next().ok_or_else(|| err::internal("a field became none"))?;
         let last_id = highest_id(&new).max(self.last_id);
-        let mut insert = |siblings: &mut Vec<NestedFieldRef>| {
+        let insert = |siblings: &mut Vec<NestedFieldRef>| {
             if position_of(siblings, &new.name).is_some() {
                 return if lenient { Ok(()) } else { Err(exists(&new.name)) };
             }
