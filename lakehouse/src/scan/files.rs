@@ -25,8 +25,6 @@ pub struct ScanFile {
     entry: ManifestEntryRef,
     /// Data sequence number: decides which delete files apply.
     pub sequence_number: i64,
-    /// Snapshot that added the file.
-    pub snapshot_id: i64,
     pub spec_id: i32,
 }
 
@@ -34,7 +32,7 @@ impl ScanFile {
     /// A file that no manifest has yet.
     pub fn new(data_file: DataFile, spec_id: i32) -> Self {
         let entry = ManifestEntry::builder().status(ManifestStatus::Added).data_file(data_file).build();
-        Self { entry: Arc::new(entry), sequence_number: 0, snapshot_id: 0, spec_id }
+        Self { entry: Arc::new(entry), sequence_number: 0, spec_id }
     }
 
     pub fn data_file(&self) -> &DataFile {
@@ -127,7 +125,6 @@ pub async fn live_files(store: &Arc<StoreRegistry>, file: ManifestFile) -> Resul
         .map(|entry| ScanFile {
             entry: Arc::clone(entry),
             sequence_number: entry.sequence_number().unwrap_or(file.sequence_number),
-            snapshot_id: entry.snapshot_id().unwrap_or(file.added_snapshot_id),
             spec_id: file.partition_spec_id,
         })
         .collect())
