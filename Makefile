@@ -35,7 +35,8 @@ demo-stop:
 test: setup
 	@scripts/setup.sh --tests --files
 	cargo build --release --workspace --locked
-	$(TEST_ENV) TEST_PARTS=1 cargo test --release --workspace --locked --no-fail-fast --lib --bins --tests
+	@if scripts/parts/install-all.sh; then export TEST_PARTS=1; else echo "WITHOUT real Kafka, PostgreSQL and S3: they cannot be fetched here" >&2; fi; \
+	  $(TEST_ENV) cargo test --release --workspace --locked --no-fail-fast --lib --bins --tests
 
 check: setup
 	cargo clippy --workspace --all-targets --locked
