@@ -146,11 +146,19 @@ fn an_interrupt_ends_a_query() {
     let place = Place::new();
     let mut child =
         place.spawn(&["sql", "--master", "local[2]", "-e", "SELECT max(a.value * b.value) FROM range(0, 2000000) a, range(0, 1000000) b"]);
-    std::thread::sleep(Duration::from_secs(2));
+    // Start-up takes some hundredths of a second; what goes beyond half a second is the query at work.
+    wait_for("the query to be at work", Duration::from_secs(30), || (cpu_ticks(child.id()) >= 50).then_some(()));
     assert!(child.try_wait().unwrap().is_none(), "the query must still run");
     assert!(signal(child.id().into(), "INT"));
     let ended = wait_for("the end after an interrupt", Duration::from_secs(20), || child.try_wait().unwrap());
     assert_eq!(ended.code(), Some(130));
+}
+
+/// Processor time of a process so far, in hundredths of a second (proc(5): utime and stime).
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 /// One request over a connection of its own; status and body.
