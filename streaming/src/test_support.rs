@@ -1,4 +1,4 @@
-//! A broker within the process (librdkafka's mock cluster) and a lakehouse in a temporary folder.
+//! A broker within the process and a lakehouse in a temporary folder.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

@@ -104,13 +104,23 @@ fn lost_executors_never_change_a_result() {
     let local = ["--master", "local[2]"];
     cluster.place.sql(
         "CREATE TABLE nothing (v BIGINT); CREATE TABLE sink (k BIGINT, v BIGINT); CREATE TABLE big AS SELECT value % 60000 AS k, value % 1009 AS v \
-         FROM range(0, 1500000)",
+         FROM range(0, 3000000)",
         &local,
     );
     let expected: Vec<Vec<Value>> = READS.iter().map(|q| cluster.place.sql(q, &local)).collect();
     let one = cluster.place.sql("SELECT count(*) AS n, sum(a.v + b.v) AS s FROM big a JOIN big b ON a.k = b.k WHERE a.k % 5 = 0", &local);
     let one = (one[0]["n"].as_i64().unwrap(), one[0]["s"].as_i64().unwrap());
-    let mut written = 0;
+    // How long each takes here and now when nothing happens: the faults come within that time. The write is measured last and counts.
+    let undisturbed: Vec<Duration> = READS
+        .iter()
+        .chain([&WRITE])
+        .map(|statement| {
+            let started = Instant::now();
+            cluster.place.run(&["sql", "-e", statement]).ok();
+            started.elapsed()
+        })
+        .collect();
+    let mut written = 1;
     let mut landed: BTreeMap<(Fault, bool), u64> = BTreeMap::new();
     let (mut slowest, mut repeated) = (Duration::ZERO, 0);
     for round in 0..rounds {
@@ -125,7 +135,8 @@ fn lost_executors_never_change_a_result() {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         wait_for("the query to run", Duration::from_secs(20), || (cluster.running() || child.try_wait().unwrap().is_some()).then_some(()));
         // The moment of the fault within the query is the random part of the round, not a wait for something.
-        std::thread::sleep(Duration::from_millis(dice.below(600)));
+        let late_ms = u64::try_from(undisturbed[what].as_millis()).unwrap() * 6 / 10;
+        std::thread::sleep(Duration::from_millis(dice.below(late_ms.max(1))));
         let mut victims = cluster.live();
         let count = if fault == Fault::KillTwo { 2 } else { 1 };
         while victims.len() > count {

@@ -1,4 +1,4 @@
-//! Against librdkafka's own mock cluster: a broker within the process.
+//! Against a broker within the process.
 #![allow(clippy::unwrap_used)]
 
 use super::test_broker::Broker;

@@ -126,7 +126,10 @@ async fn a_driver_that_dies_before_its_commit_is_as_if_it_never_was() {
         let query = StreamingQuery::new(platform.lakehouse.clone(), spec.clone()).unwrap();
         match query.run(&dying, Trigger::AvailableNow, &CancellationToken::new(), &NoListener).await {
             Ok(_) => break,
-            Err(_) => deaths += 1,
+            Err(error) => {
+                deaths += 1;
+                assert!(deaths <= 3, "{error}");
+            }
         }
     }
     assert_eq!(deaths, 3);

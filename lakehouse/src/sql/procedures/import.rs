@@ -52,13 +52,15 @@ async fn register_table(runner: &Runner<'_>, arguments: &Arguments) -> Result<Re
 /// The path in `` `parquet`.`/path` `` or `parquet.'/path'`, or the text itself if it is a path.
 fn source_path(text: &str) -> Result<String> {
     let text = text.trim();
-    if text.starts_with('/') || text.contains("://") || text.starts_with("file:") {
+    let (format, path) = text.split_once('.').unwrap_or((text, ""));
+    let format = format.trim_matches('`').to_ascii_lowercase();
+    let names_format = ["parquet", "orc", "avro"].contains(&format.as_str());
+    if !names_format && (text.starts_with('/') || text.contains("://") || text.starts_with("file:")) {
         return Ok(text.to_owned());
     }
-    let Some((format, path)) = text.split_once('.') else {
+    if path.is_empty() {
         return Err(bad_argument(format!("source_table '{text}': it must be `parquet`.`path` or a path")));
-    };
-    let format = format.trim_matches('`').to_ascii_lowercase();
+    }
     match format.as_str() {
         "parquet" => Ok(path.trim_matches(['`', '\'', '"']).to_owned()),
         "orc" | "avro" => Err(unsupported(&format!("adding files in format {format}"))),
