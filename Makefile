@@ -7,7 +7,7 @@ TEST_ENV := TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights1
 DEMO_DIR ?= $(CACHE)/demo
 EVENTS ?= 210000
 
-.PHONY: help setup build demo demo-stop test unit check fmt chaos bench-tpch bench-streaming bench-lakehouse
+.PHONY: interop-spark help setup build demo demo-stop test unit check fmt chaos bench-tpch bench-streaming bench-lakehouse
 
 help:
 	@echo "make demo       build, start a cluster, run the whole platform once, leave the cluster up"
@@ -15,6 +15,7 @@ help:
 	@echo "make test       all tests: unit tests, SQL files, end-to-end with real processes and real parts"
 	@echo "make unit       the unit tests alone"
 	@echo "make chaos      the kill matrix, long form (ROUNDS=200)"
+	@echo "make interop-spark    Spark and Iceberg's own runtime read the tables of the SQL tests"
 	@echo "make bench-tpch       TPC-H on a cluster beside DataFusion, DuckDB and Spark, whichever are here (SF=1 ROUNDS=3 SIDES=cluster,local)"
 	@echo "make bench-streaming  Kafka to Iceberg: records a second and memory (RECORDS=2000000 ROUNDS=3 KAFKA=host:port)"
 	@echo "make bench-lakehouse  Iceberg scan and write beside plain Parquet (SF=1 ROUNDS=5)"
@@ -43,6 +44,12 @@ check: setup
 
 chaos: build
 	CHAOS_ROUNDS=$(or $(ROUNDS),200) cargo test --release --workspace --locked --test chaos -- --nocapture
+
+# Spark with Iceberg's own runtime reads every table that the SQL tests leave behind.
+interop-spark: build
+	@scripts/setup.sh --tests
+	@scripts/parts/spark.sh install
+	$(TEST_ENV) $$(scripts/parts/spark.sh env) cargo test --release --workspace --locked --test sql -- --nocapture
 
 unit: build
 	cargo test --release --workspace --locked --lib --bins

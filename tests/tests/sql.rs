@@ -95,8 +95,15 @@ fn sql_files_pass() {
     others_read_the_same(files.iter().map(|file| place(file)));
 }
 
-/// Every table that the files left behind, as PyIceberg and DuckDB read it.
-fn others_read_the_same(places: impl Iterator<Item = PathBuf>) {
+/// Every table that the files left behind, as PyIceberg and DuckDB read it, and Spark where `scripts/parts/spark.sh env` is in the environment.
+fn others_read_the_same(places: impl Iterator<Item = PathBuf> + Clone) {
+    if let (Some(python), Some(jars)) = (std::env::var_os("TEST_SPARK_PYTHON"), std::env::var_os("TEST_SPARK_JARS")) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/compare_with_spark.py");
+        let output = Command::new(python).arg(script).arg(binary()).arg(jars).args(places.clone()).output().unwrap();
+        let (report, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{report}\n{errors}");
+        println!("Spark: {report}");
+    }
     let Some(python) = python() else {
         println!("other engines are not asked: TEST_PYTHON is not set");
         return;
