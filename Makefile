@@ -45,11 +45,11 @@ check: setup
 chaos: build
 	CHAOS_ROUNDS=$(or $(ROUNDS),200) cargo test --release --workspace --locked --test chaos -- --nocapture
 
-# Spark with Iceberg's own runtime reads every table that the SQL tests leave behind.
+# Spark with Iceberg's own runtime reads every table that the SQL tests leave behind, and we read and change what Spark writes.
 interop-spark: build
 	@scripts/setup.sh --tests
 	@scripts/parts/spark.sh install
-	$(TEST_ENV) $$(scripts/parts/spark.sh env) cargo test --release --workspace --locked --test sql -- --nocapture
+	$(TEST_ENV) $$(scripts/parts/spark.sh env) cargo test --release --workspace --locked --test sql --test spark -- --nocapture
 
 unit: build
 	cargo test --release --workspace --locked --lib --bins
