@@ -2,7 +2,7 @@
 //! with the result that one undisturbed process gives, and each write must be there once.
 //!
 //! `CHAOS_ROUNDS` sets the number of rounds, `CHAOS_SEED` the sequence of faults. A round counts only if its query was running when the fault came.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};

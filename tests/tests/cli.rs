@@ -1,5 +1,5 @@
 //! The command line as a newcomer meets it: exit codes, what goes to stdout and what to stderr, suggestions; then a cluster's life and its REST.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
 //! Many processes change one table at once: what was acknowledged is there once, what was refused is not there at all.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 

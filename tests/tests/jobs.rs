@@ -1,5 +1,5 @@
 //! The platform's jobs on small, known inputs in one process: exact results, and the same again when a job is run again.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use chainalytics_tests::{Place, Ran};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
 //! The platform end to end: the demo's sums, other engines' view of the tables, restarts without loss or duplicate, bad input.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The platform on real parts instead of the embedded ones: Apache Kafka, PostgreSQL as catalog, an S3 store, a schema registry, an Iceberg
 //! REST catalog. `scripts/parts` installs, starts and stops them. Runs only if TEST_PARTS is set (`make test` sets it): they need Java.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;

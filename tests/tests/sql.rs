@@ -2,7 +2,7 @@
 //!
 //! `TEST_SQL` narrows the files by a part of their name; `TEST_MASTER` (default `local[2]`) says where the statements run; `TEST_KEEP` keeps the data
 //! under that directory, one folder a file. `$DIR` in a statement is the data directory.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,6 +1,6 @@
 //! Streams against the embedded broker with real processes: kills, a second instance, lost records, topics that come, go and grow, and what
 //! becomes of records that cannot be rows. Every wait is for a state.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -2,7 +2,7 @@
 //! Parquet files, and DuckDB's where the tests' Python environment is there.
 //!
 //! `TEST_TPCH_SF` is the scale (default 1). Generated data is kept in the user's cache.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use chainalytics_benches::process::{Binary, Timed};
 use chainalytics_benches::tpch::run::Side;
