@@ -174,7 +174,6 @@ impl SnapshotBuild<'_> {
             (_, None) if added.iter().any(is_data) => (existing, Operation::Overwrite, None),
             (_, None) => (existing, Operation::Delete, None),
             (_, Some(removal)) => {
-                self.refuse_lost_row_ids(&removal, &added)?;
                 let kept = remove(&mut factory, existing, &removal, &mut changes).await?;
                 match self.files {
                     FileChange::Rewrite { base, keep_sequence, .. } => {
@@ -224,16 +223,6 @@ impl SnapshotBuild<'_> {
             | FileChange::Rewrite { added, .. } => added,
             FileChange::RewriteManifests { .. } => &[],
         }
-    }
-
-    /// Rows that move to another file keep their row id in v3, which our writers do not carry over yet.
-    fn refuse_lost_row_ids(&self, removal: &Removal, added: &[(i32, DataFile)]) -> Result<()> {
-        let removes_data = matches!(removal, Removal::Paths { paths, .. } if !paths.is_empty());
-        let moves_rows = removes_data && added.iter().any(is_data);
-        if moves_rows && self.metadata.format_version() == FormatVersion::V3 {
-            return Err(err::unsupported("rewriting files of a table of format v3, whose row ids would be lost"));
-        }
-        Ok(())
     }
 
     fn added_files(&self) -> Result<Vec<(i32, DataFile)>> {

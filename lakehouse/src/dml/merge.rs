@@ -26,7 +26,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use super::Write;
 use super::align::{Casting, fit};
 use super::rewrite::Assignment;
-use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, plain_terms, refuse_lost_row_ids, scan};
+use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, moved_lineage, plain_terms, scan};
 use crate::scan::{FILE_COLUMN, POSITION_COLUMN, is_plain};
 use crate::table::Table;
 use crate::write::{DELETE, OPERATION_COLUMN, UPDATE};
@@ -89,10 +89,6 @@ pub async fn merge_rows(write: &Write<'_>, table: &Table, mut merge: Merge) -> R
         merge.rows = hold(write, merge.rows).await?;
     }
     let mode = RowOperation::Merge.mode(table)?;
-    let vectors = matches!(mode, RowMode::MergeOnRead { vectors: true });
-    if vectors && merge.matched.iter().chain(&merge.by_source).any(|c| matches!(c.action, MergeAction::Update(_))) {
-        refuse_lost_row_ids(table)?;
-    }
     let range = key_range(write, table, &merge).await?;
     let own_terms: Vec<Expr> = merge.target_terms().into_iter().chain(range.clone()).collect();
     // Every row that this depends on satisfies these; with NOT MATCHED BY SOURCE it depends on all.
@@ -334,6 +330,7 @@ impl Job<'_> {
             };
             columns.push(value.alias(field.name()));
         }
+        columns.extend(moved_lineage(self.table, &self.merge.target, col(ACTION).not_eq(lit(KEEP)))?);
         Ok(columns)
     }
 
@@ -349,7 +346,7 @@ impl Job<'_> {
             _ => &[JoinType::Right],
         };
         for join in joins {
-            let rows = self.acted(files.clone(), Places::None, *join)?;
+            let rows = self.acted(files.clone(), Places::Lineage, *join)?;
             let columns = self.changed_columns(rows.schema())?;
             let deletions = self.deletions();
             let rows = match deletions.is_empty() {
@@ -375,7 +372,7 @@ impl Job<'_> {
             (true, false) => JoinType::RightAnti,
             (false, false) => JoinType::Right,
         };
-        let rows = self.acted(files, Places::Row, join)?;
+        let rows = self.acted(files, Places::RowAndLineage, join)?;
         let mut columns = self.changed_columns(rows.schema())?;
         columns.push(self.place(FILE_COLUMN).alias(FILE_COLUMN));
         columns.push(self.place(POSITION_COLUMN).alias(POSITION_COLUMN));

@@ -27,6 +27,7 @@ pub(crate) use align::fit;
 pub use align::{Casting, Matching, align};
 pub use merge::{Insertion, Merge, MergeAction, MergeClause, merge_rows};
 pub use rewrite::{Assignment, RowEdit, rewrite_rows};
+pub(crate) use target::lineage_columns;
 pub use target::{RowChange, RowMode, RowOperation};
 
 use crate::commit::{CommitOptions, RUN_ID_KEY, STEP_KEY, TableChange, TableOutcome, Transaction};
@@ -157,7 +158,8 @@ impl Write<'_> {
     pub(crate) async fn data_files(&self, table: &Table, plan: LogicalPlan, overwrites: bool) -> Result<Vec<DataFileInfo>> {
         let partitions = self.state.config().target_partitions();
         let plan = distribute::distribute(plan, table, overwrites, partitions)?;
-        self.run_write(plan, WriteSpec::from_table(table)?.in_table_order(table)).await
+        let spec = write_spec(table, &plan)?.in_table_order(table);
+        self.run_write(plan, spec).await
     }
 
     /// Runs the writing part of a plan whose rows are a delta (see [`RowDelta`]). `moves_rows`: new rows come with it.
@@ -175,7 +177,8 @@ impl Write<'_> {
         } else {
             plan
         };
-        self.run_write(plan, WriteSpec { row_delta: Some(delta), ..WriteSpec::from_table(table)? }).await
+        let spec = WriteSpec { row_delta: Some(delta), ..write_spec(table, &plan)? };
+        self.run_write(plan, spec).await
     }
 
     async fn run_write(&self, plan: LogicalPlan, spec: WriteSpec) -> Result<Vec<DataFileInfo>> {
@@ -217,6 +220,13 @@ impl Write<'_> {
     pub(crate) async fn discard(&self, files: &[DataFileInfo]) {
         self.lakehouse.discard_files(files).await;
     }
+}
+
+/// How the rows of a plan are written; with their lineage if they bring one.
+fn write_spec(table: &Table, plan: &LogicalPlan) -> Result<WriteSpec> {
+    let spec = WriteSpec::from_table(table)?;
+    let moved = target::lineage_columns(table).iter().any(|column| plan.schema().has_column_with_unqualified_name(column.name()));
+    if moved { spec.with_lineage() } else { Ok(spec) }
 }
 
 /// The outcome of this run and step if the table already has it.

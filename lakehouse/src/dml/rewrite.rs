@@ -18,7 +18,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::Write;
 use super::align::{Casting, fit};
-use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, plain_terms, refuse_lost_row_ids, scan};
+use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, moved_lineage, plain_terms, scan};
 use crate::commit::ConflictCheck;
 use crate::scan::deletes::DeleteContent;
 use crate::scan::{FILE_COLUMN, POSITION_COLUMN, is_plain};
@@ -116,9 +116,7 @@ impl Job<'_> {
     async fn merge_on_read(&self, judged: Judged, vectors: bool) -> Result<RowChange> {
         let mut change = self.change();
         let update = matches!(self.edit, RowEdit::Update(_));
-        if update {
-            refuse_lost_row_ids(self.table)?;
-        } else {
+        if !update {
             change.removed = judged.whole.iter().map(|f| f.path().to_string()).collect();
             change.rows = judged.whole.iter().map(|f| f.data_file().record_count()).sum();
         }
@@ -164,48 +162,38 @@ impl Job<'_> {
             return Ok(Vec::new());
         }
         let rest = || Expr::IsNotTrue(Box::new(self.condition.clone()));
-        let rows = || scan(self.table, &self.alias, Some(paths.clone()), Places::None);
+        let rows = || scan(self.table, &self.alias, Some(paths.clone()), Places::Lineage);
         let built = |b: datafusion::common::Result<LogicalPlanBuilder>| b.and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion);
         let RowEdit::Update(assignments) = &self.edit else {
             let builder = rows()?;
-            let all = self.columns(&builder, &[])?;
+            let all = self.columns(&builder, &[], lit(false))?;
             return Ok(vec![built(builder.filter(rest()).and_then(|b| b.project(all)))?]);
         };
         if !is_plain(&self.condition) {
             // A subquery can stand in a filter only.
             let builder = rows()?;
-            let (changed, kept) = (self.columns(&builder, assignments)?, self.columns(&builder, &[])?);
+            let (changed, kept) = (self.columns(&builder, assignments, lit(true))?, self.columns(&builder, &[], lit(false))?);
             let changed = built(builder.filter(self.condition.clone()).and_then(|b| b.project(changed)))?;
             let kept = built(rows()?.filter(rest()).and_then(|b| b.project(kept)))?;
             return Ok(vec![changed, kept]);
         }
         let builder = rows()?;
-        let exprs = self
-            .columns(&builder, assignments)?
-            .into_iter()
-            .zip(self.columns(&builder, &[])?)
-            .map(|(new, old)| {
-                let (new, old) = (new.unalias(), old.unalias());
-                let name = match &old {
-                    Expr::Column(column) => column.name.clone(),
-                    other => other.schema_name().to_string(),
-                };
-                if new == old {
-                    return Ok(old.alias(name));
-                }
-                when(self.condition.clone(), new).otherwise(old).map(|e| e.alias(name))
-            })
-            .collect::<datafusion::common::Result<Vec<_>>>();
-        let exprs = exprs.map_err(Error::from_datafusion)?;
+        let (new, old) = (self.values(&builder, assignments)?, self.values(&builder, &[])?);
+        let mut exprs = Vec::with_capacity(new.len());
+        for (field, (new, old)) in self.table.schema().fields().iter().zip(new.into_iter().zip(old)) {
+            let value = if new == old { Ok(old) } else { when(self.condition.clone(), new).otherwise(old) };
+            exprs.push(value.map_err(Error::from_datafusion)?.alias(field.name()));
+        }
+        exprs.extend(moved_lineage(self.table, &self.alias, self.condition.clone())?);
         Ok(vec![built(builder.project(exprs))?])
     }
 
     /// The rows of a delta.
     fn delta_plan(&self, paths: BTreeSet<String>) -> Result<LogicalPlan> {
-        let builder = scan(self.table, &self.alias, Some(paths), Places::Row)?;
+        let builder = scan(self.table, &self.alias, Some(paths), Places::RowAndLineage)?;
         let (mut exprs, code) = match &self.edit {
             RowEdit::Delete => (Vec::new(), DELETE),
-            RowEdit::Update(assignments) => (self.columns(&builder, assignments)?, UPDATE),
+            RowEdit::Update(assignments) => (self.columns(&builder, assignments, lit(true))?, UPDATE),
         };
         exprs.push(Expr::Column(Column::new(Some(self.alias.clone()), FILE_COLUMN)).alias(FILE_COLUMN));
         exprs.push(Expr::Column(Column::new(Some(self.alias.clone()), POSITION_COLUMN)).alias(POSITION_COLUMN));
@@ -213,8 +201,15 @@ impl Job<'_> {
         builder.filter(self.condition.clone()).and_then(|b| b.project(exprs)).and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)
     }
 
-    /// The table's columns with assigned values, in the table's types.
-    fn columns(&self, builder: &LogicalPlanBuilder, assignments: &[Assignment]) -> Result<Vec<Expr>> {
+    /// The table's columns with assigned values, in the table's types, and the lineage of rows that are `changed`.
+    fn columns(&self, builder: &LogicalPlanBuilder, assignments: &[Assignment], changed: Expr) -> Result<Vec<Expr>> {
+        let fields = self.table.schema().fields().iter();
+        let mut columns: Vec<Expr> = self.values(builder, assignments)?.into_iter().zip(fields).map(|(value, field)| value.alias(field.name())).collect();
+        columns.extend(moved_lineage(self.table, &self.alias, changed)?);
+        Ok(columns)
+    }
+
+    fn values(&self, builder: &LogicalPlanBuilder, assignments: &[Assignment]) -> Result<Vec<Expr>> {
         let name = self.table.ident().to_string();
         self.table
             .schema()
@@ -222,11 +217,10 @@ impl Job<'_> {
             .iter()
             .map(|field| {
                 let assigned = assignments.iter().find(|a| a.column.eq_ignore_ascii_case(field.name()));
-                let value = match assigned {
-                    Some(assignment) => fit(assignment.value.clone(), builder.schema(), field, &name, Casting::Checked)?,
-                    None => Expr::Column(Column::new(Some(self.alias.clone()), field.name())),
-                };
-                Ok(value.alias(field.name()))
+                match assigned {
+                    Some(assignment) => fit(assignment.value.clone(), builder.schema(), field, &name, Casting::Checked),
+                    None => Ok(Expr::Column(Column::new(Some(self.alias.clone()), field.name()))),
+                }
             })
             .collect()
     }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
-use datafusion::common::{Column, TableReference};
+use datafusion::common::{Column, ScalarValue, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::expr_rewriter::unnormalize_col;
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, not};
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit, not, when};
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
@@ -16,7 +16,7 @@ use super::Write;
 use crate::commit::{ConflictCheck, FileFilter};
 use crate::scan::deletes::{DeleteContent, DeleteIndex};
 use crate::scan::files::ScanFile;
-use crate::scan::{IcebergTableProvider, ScanOptions, SnapshotSelector, is_plain, is_total};
+use crate::scan::{IcebergTableProvider, LAST_UPDATED_COLUMN, MetadataColumn, ROW_ID_COLUMN, ScanOptions, SnapshotSelector, is_plain, is_total};
 use crate::table::Table;
 use crate::write::{DataFileInfo, DeltaTarget, RowDelta, partition_json};
 
@@ -153,11 +153,43 @@ pub(super) enum Places {
     File,
     /// `_file`, `_pos`
     Row,
+    /// What rows that move to another file take along: [`MetadataColumn::LINEAGE`] in format v3.
+    Lineage,
+    /// `_file`, `_pos` and what [`Places::Lineage`] gives.
+    RowAndLineage,
+}
+
+impl Places {
+    fn columns(self, table: &Table) -> Vec<MetadataColumn> {
+        let place: &[MetadataColumn] = match self {
+            Self::None | Self::Lineage => &[],
+            Self::File => &[MetadataColumn::File],
+            Self::Row | Self::RowAndLineage => &[MetadataColumn::File, MetadataColumn::Position],
+        };
+        let moves = matches!(self, Self::Lineage | Self::RowAndLineage);
+        place.iter().chain(lineage_columns(table).iter().filter(|_| moves)).copied().collect()
+    }
+}
+
+/// The columns of rows' lineage, if the table keeps one.
+pub(crate) fn lineage_columns(table: &Table) -> &'static [MetadataColumn] {
+    if table.format_version() >= 3 { &MetadataColumn::LINEAGE } else { &[] }
+}
+
+/// The lineage of rows that move to another file: they keep their id, and when they were changed last unless `changed`
+/// holds (spec, "Row lineage assignment"). Nothing for a table without lineage.
+pub(super) fn moved_lineage(table: &Table, alias: &TableReference, changed: Expr) -> Result<Vec<Expr>> {
+    if lineage_columns(table).is_empty() {
+        return Ok(Vec::new());
+    }
+    let old = |name: &str| Expr::Column(Column::new(Some(alias.clone()), name));
+    let updated = when(changed, lit(ScalarValue::Int64(None))).otherwise(old(LAST_UPDATED_COLUMN)).map_err(Error::from_datafusion)?;
+    Ok(vec![old(ROW_ID_COLUMN).alias(ROW_ID_COLUMN), updated.alias(LAST_UPDATED_COLUMN)])
 }
 
 /// A scan of the table's newest rows under the name `alias`, of the files named only if some are.
 pub(super) fn scan(table: &Table, alias: &TableReference, only: Option<BTreeSet<String>>, places: Places) -> Result<LogicalPlanBuilder> {
-    let options = ScanOptions { file_column: places != Places::None, position_column: places == Places::Row, only_files: only.map(Arc::new) };
+    let options = ScanOptions { metadata_columns: places.columns(table), only_files: only.map(Arc::new) };
     let provider = IcebergTableProvider::with_options(table, &SnapshotSelector::Current, options)?;
     let provider: Arc<dyn TableProvider> = Arc::new(provider);
     LogicalPlanBuilder::scan(alias.clone(), provider_as_source(provider), None).map_err(Error::from_datafusion)
@@ -192,17 +224,6 @@ pub(super) fn delta(table: &Table, files: &[&ScanFile], deletes: &DeleteIndex, v
     }
     let targets_json = serde_json::to_string(&targets).map_err(|e| Error::new(ErrorCode::Internal, format!("the files of a delta: {e}")))?;
     Ok(RowDelta { targets_json, vectors })
-}
-
-/// Row lineage: a changed row keeps its id in v3, which our writers do not carry over yet.
-pub(super) fn refuse_lost_row_ids(table: &Table) -> Result<()> {
-    if table.format_version() >= 3 {
-        return Err(Error::new(
-            ErrorCode::Unsupported,
-            format!("table {} has format v3: rows can be deleted and inserted, but not updated, as their row ids would be lost", table.ident()),
-        ));
-    }
-    Ok(())
 }
 
 /// The conjuncts that can be judged by statistics, their columns unqualified.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::{DataFusionError, Result as DfResult, ScalarValue};
@@ -27,17 +27,12 @@ use chainalytics_common::{Error, ErrorCode};
 use super::evolution::FileNames;
 use super::files::ScanFile;
 use super::groups::{FileShape, balance};
+use super::metadata_columns::MetadataColumn;
 use super::statistics::{StatColumn, file_statistics, scan_statistics};
 use crate::store::StoreRegistry;
 
 /// Above this number of files a plan carries only row counts per file, so that it stays small enough to ship.
 const FILES_WITH_STATISTICS: usize = 2_000;
-
-/// Name of the metadata column that holds the path of the data file a row came from.
-pub const FILE_COLUMN: &str = "_file";
-
-/// Name of the metadata column that holds a row's position in its data file.
-pub const POSITION_COLUMN: &str = "_pos";
 
 /// What to scan and how.
 pub struct ScanRequest<'a> {
@@ -45,11 +40,9 @@ pub struct ScanRequest<'a> {
     pub store: &'a Arc<StoreRegistry>,
     /// The table's columns (without `_file`), in order, with their field ids.
     pub columns: &'a [(i32, FieldRef)],
-    /// Whether `_file` follows the columns.
-    pub file_column: bool,
-    /// Whether `_pos` follows those. Only scans of no file may ask for it here.
-    pub position_column: bool,
-    /// Indices into the columns (and `_file`).
+    /// Columns that follow the table's. Scans of files may ask for `_file` alone here.
+    pub metadata_columns: &'a [MetadataColumn],
+    /// Indices into both.
     pub projection: Option<&'a Vec<usize>>,
     pub limit: Option<usize>,
 }
@@ -66,13 +59,12 @@ type LocatedFile = (ScanFile, object_store::path::Path);
 impl ScanRequest<'_> {
     fn full_schema(&self) -> SchemaRef {
         let mut fields: Vec<FieldRef> = self.columns.iter().map(|(_, f)| Arc::clone(f)).collect();
-        if self.file_column {
-            fields.push(file_field());
-        }
-        if self.position_column {
-            fields.push(position_field());
-        }
+        fields.extend(self.metadata_columns.iter().map(|column| column.field()));
         Arc::new(Schema::new(fields))
+    }
+
+    fn has_file_column(&self) -> bool {
+        self.metadata_columns.contains(&MetadataColumn::File)
     }
 
     /// Builds the plan.
@@ -177,8 +169,8 @@ impl ScanRequest<'_> {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let file_schema = Arc::new(Schema::new(columns.iter().map(|(_, f)| Arc::clone(f)).collect::<Vec<_>>()));
         let mut table_schema = TableSchema::builder(file_schema);
-        if self.file_column {
-            table_schema = table_schema.with_table_partition_cols(vec![file_field()]);
+        if self.has_file_column() {
+            table_schema = table_schema.with_table_partition_cols(vec![MetadataColumn::File.field()]);
         }
         let global = self.state.config_options().execution.parquet.clone();
         let options = TableParquetOptions { global, ..TableParquetOptions::default() };
@@ -201,7 +193,7 @@ impl ScanRequest<'_> {
                 let mut partitioned = PartitionedFile::new("", file.data_file().file_size_in_bytes());
                 // `new` would percent-encode the path a second time.
                 partitioned.object_meta.location = path.clone();
-                if self.file_column {
+                if self.has_file_column() {
                     partitioned.partition_values = vec![ScalarValue::Utf8(Some(file.path().to_string()))];
                 }
                 partitioned.with_statistics(Arc::new(file_statistics(file, &per_file)))
@@ -225,7 +217,7 @@ impl ScanRequest<'_> {
                 FileGroup::new(files.collect())
             })
             .collect();
-        if self.file_column {
+        if self.has_file_column() {
             stat_columns.push(StatColumn { id: None, data_type: DataType::Utf8 });
         }
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
@@ -236,14 +228,6 @@ impl ScanRequest<'_> {
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
-}
-
-pub(super) fn position_field() -> FieldRef {
-    Arc::new(Field::new(POSITION_COLUMN, DataType::Int64, false))
-}
-
-pub(super) fn file_field() -> FieldRef {
-    Arc::new(Field::new(FILE_COLUMN, DataType::Utf8, false))
 }
 
 pub(super) fn external(error: Error) -> DataFusionError {

@@ -13,6 +13,7 @@ use iceberg::spec::{
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
+use super::metadata_columns::Lineage;
 use super::pruning::{FileStatistics, ManifestStatistics, ScanColumns};
 use crate::store::StoreRegistry;
 
@@ -26,13 +27,15 @@ pub struct ScanFile {
     /// Data sequence number: decides which delete files apply.
     pub sequence_number: i64,
     pub spec_id: i32,
+    /// Row id of its first row, inherited or its own (spec, "First Row ID Inheritance"). Data files of format v3 only.
+    pub first_row_id: Option<i64>,
 }
 
 impl ScanFile {
     /// A file that no manifest has yet.
     pub fn new(data_file: DataFile, spec_id: i32) -> Self {
         let entry = ManifestEntry::builder().status(ManifestStatus::Added).data_file(data_file).build();
-        Self { entry: Arc::new(entry), sequence_number: 0, spec_id }
+        Self { entry: Arc::new(entry), sequence_number: 0, spec_id, first_row_id: None }
     }
 
     pub fn data_file(&self) -> &DataFile {
@@ -41,6 +44,11 @@ impl ScanFile {
 
     pub fn path(&self) -> &str {
         self.entry.file_path()
+    }
+
+    /// What its rows inherit; `None` if they have no row ids.
+    pub fn lineage(&self) -> Option<Lineage> {
+        self.first_row_id.map(|first_row_id| Lineage { first_row_id, sequence_number: self.sequence_number })
     }
 }
 
@@ -118,14 +126,28 @@ pub async fn read_manifest_list(store: &Arc<StoreRegistry>, metadata: &TableMeta
 /// The entries of a manifest that are live (added or existing).
 pub async fn live_files(store: &Arc<StoreRegistry>, file: ManifestFile) -> Result<Vec<ScanFile>> {
     let manifest = store.metadata_cache().load_manifest(store, &file).await?;
+    let mut next_row_id = file.first_row_id.and_then(|id| i64::try_from(id).ok());
     Ok(manifest
         .entries()
         .iter()
         .filter(|entry| entry.is_alive())
-        .map(|entry| ScanFile {
-            entry: Arc::clone(entry),
-            sequence_number: entry.sequence_number().unwrap_or(file.sequence_number),
-            spec_id: file.partition_spec_id,
+        .map(|entry| {
+            let data = entry.data_file();
+            let first_row_id = match (data.content_type(), data.first_row_id()) {
+                (DataContentType::Data, None) => {
+                    let first = next_row_id;
+                    next_row_id = first.map(|id| id.saturating_add_unsigned(data.record_count()));
+                    first
+                }
+                (DataContentType::Data, known) => known,
+                _ => None,
+            };
+            ScanFile {
+                entry: Arc::clone(entry),
+                sequence_number: entry.sequence_number().unwrap_or(file.sequence_number),
+                spec_id: file.partition_spec_id,
+                first_row_id,
+            }
         })
         .collect())
 }

@@ -9,6 +9,7 @@ mod evolution;
 pub(crate) mod files;
 mod groups;
 mod judge;
+mod metadata_columns;
 mod provider;
 mod pruning;
 pub(crate) mod read;
@@ -16,8 +17,8 @@ mod selector;
 mod statistics;
 pub(crate) mod values;
 
-pub use build::{FILE_COLUMN, POSITION_COLUMN};
 pub(crate) use judge::is_total;
+pub use metadata_columns::{FILE_COLUMN, LAST_UPDATED_COLUMN, MetadataColumn, POSITION_COLUMN, ROW_ID_COLUMN};
 pub use provider::{IcebergTableProvider, ScanOptions};
 pub(crate) use provider::{is_plain, plain_type};
 pub use read::IcebergReadExec;

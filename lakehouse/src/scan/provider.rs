@@ -23,11 +23,12 @@ use tokio::sync::OnceCell;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::build::{NamedFile, ScanRequest, external, file_field, position_field};
+use super::build::{NamedFile, ScanRequest, external};
 use super::deletes::{DeleteIndex, DeleteRef, equality_ids, field_by_id};
 use super::evolution::{folder_values, has_defaults, has_folder_values, name_mapping, names_are_stable, names_in_file};
 use super::files::{PlannedFiles, ScanFile, plan_files};
 use super::groups::{FileShape, balance};
+use super::metadata_columns::MetadataColumn;
 use super::pruning::ScanColumns;
 use super::read::{IcebergReadExec, Output, ReadSpec, ReadUnit, unit_source};
 use super::selector::SnapshotSelector;
@@ -41,12 +42,9 @@ const FOOTER_READS: usize = 16;
 /// How a provider reads its table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanOptions {
-    /// Adds the column `_file` (path of the data file) behind the table's columns.
+    /// Columns behind the table's.
     #[serde(default)]
-    pub file_column: bool,
-    /// Adds the column `_pos` (position of the row in its data file) behind it.
-    #[serde(default)]
-    pub position_column: bool,
+    pub metadata_columns: Vec<MetadataColumn>,
     /// Reads only these data files (their paths as the manifests give them).
     #[serde(default)]
     pub only_files: Option<Arc<BTreeSet<String>>>,
@@ -120,11 +118,12 @@ impl IcebergTableProvider {
             .map(|(field, arrow)| (field.id, Arc::new(without_metadata(arrow))))
             .collect();
         let mut fields: Vec<FieldRef> = columns.iter().map(|(_, f)| Arc::clone(f)).collect();
-        if options.file_column {
-            fields.push(file_field());
-        }
-        if options.position_column {
-            fields.push(position_field());
+        for column in &options.metadata_columns {
+            if fields.iter().any(|field| field.name() == column.name()) {
+                let message = format!("table {ident} has a column '{}', which Iceberg reserves for its own of that name", column.name());
+                return Err(Error::new(ErrorCode::Unsupported, message));
+            }
+            fields.push(column.field());
         }
         Ok(Self {
             ident,
@@ -261,8 +260,10 @@ impl IcebergTableProvider {
                     fields.push(Arc::clone(field));
                     Output::Column(fields.len() - 1)
                 }
-                None if *index == top.len() && self.options.file_column => Output::File,
-                None => Output::Position,
+                None => match self.options.metadata_columns.get(*index - top.len()) {
+                    Some(column) => Output::Metadata(*column),
+                    None => return Err(Error::new(ErrorCode::Internal, format!("a scan of {} asks for column {index}", self.ident))),
+                },
             });
         }
         for id in equality_ids(deletes.iter().flatten()) {
@@ -304,6 +305,8 @@ impl IcebergTableProvider {
                         names: names.clone(),
                         constants: if lacks { folder_values(metadata, file)? } else { BTreeMap::new() },
                         deletes: deletes[piece.file].clone(),
+                        spec_id: file.spec_id,
+                        lineage: file.lineage(),
                     })
                 });
                 units.collect()
@@ -336,7 +339,8 @@ impl IcebergTableProvider {
         if !files.is_empty() {
             let metadata = self.metadata().await?;
             let deletes = DeleteIndex::build(&planned.deletes, metadata)?;
-            let own = self.options.position_column || has_defaults(&self.iceberg_schema) || has_folder_values(metadata);
+            let native = |column: &MetadataColumn| *column == MetadataColumn::File;
+            let own = !self.options.metadata_columns.iter().all(native) || has_defaults(&self.iceberg_schema) || has_folder_values(metadata);
             if own || files.iter().any(|file| !deletes.for_file(file).is_empty()) {
                 return self.read_plan(state, metadata, projection, files, &deletes).await;
             }
@@ -351,8 +355,7 @@ impl IcebergTableProvider {
             state,
             store: &self.store,
             columns: &self.columns,
-            file_column: self.options.file_column,
-            position_column: self.options.position_column,
+            metadata_columns: &self.options.metadata_columns,
             projection,
             limit,
         };

@@ -1,6 +1,7 @@
 //! What a writer must know about its table: everything an executor needs, with no catalog at hand.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use chainalytics_common::Result;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delta::RowDelta;
 use crate::err;
+use crate::scan::MetadataColumn;
 use crate::table::{Table, arrow_schema};
 
 const MIB: u64 = 1024 * 1024;
@@ -109,6 +111,17 @@ impl WriteSpec {
         })
     }
 
+    /// With the columns that carry rows' lineage to another file: the plan has them too.
+    pub fn with_lineage(mut self) -> Result<Self> {
+        let schema = self.iceberg_schema()?;
+        let mut fields = schema.as_struct().fields().to_vec();
+        fields.extend(MetadataColumn::LINEAGE.iter().filter_map(|column| column.stored_field()).map(Arc::new));
+        let identifiers = schema.identifier_field_ids();
+        let schema = Schema::builder().with_schema_id(schema.schema_id()).with_fields(fields).with_identifier_field_ids(identifiers);
+        self.schema_json = json(&schema.build().map_err(err::iceberg)?)?;
+        Ok(self)
+    }
+
     /// Sorted as the table's sort order says, as far as an order of columns is that order: a transform that keeps the
     /// order of its column may stand last. Identity partitions come first, so that few files are open at a time.
     pub fn in_table_order(mut self, table: &Table) -> Self {
@@ -147,7 +160,7 @@ impl WriteSpec {
 
     /// Schema that written batches are cast to, with field ids.
     pub fn arrow_schema(&self) -> Result<SchemaRef> {
-        Ok(std::sync::Arc::new(arrow_schema::to_arrow(&self.iceberg_schema()?)?))
+        Ok(Arc::new(arrow_schema::to_arrow(&self.iceberg_schema()?)?))
     }
 
     pub(crate) fn iceberg_schema(&self) -> Result<Schema> {

@@ -16,11 +16,11 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::TryStreamExt;
-use iceberg::spec::{FormatVersion, NullOrder, SortDirection, Transform};
+use iceberg::spec::{NullOrder, SortDirection, Transform};
 
 use super::options::{Settings, SortBy, Strategy};
 use super::plan::FileGroup;
-use crate::dml::Write;
+use crate::dml::{Write, lineage_columns};
 use crate::err;
 use crate::scan::{IcebergTableProvider, ScanOptions, SnapshotSelector};
 use crate::table::Table;
@@ -37,10 +37,8 @@ pub(super) struct GroupWriter<'a> {
 
 impl<'a> GroupWriter<'a> {
     pub fn new(write: &'a Write<'a>, table: &'a Table, settings: &'a Settings, strategy: &Strategy) -> Result<Self> {
-        if table.metadata().format_version() == FormatVersion::V3 {
-            return Err(err::unsupported("compaction of a table of format v3, whose row ids would be lost"));
-        }
-        let mut spec = WriteSpec::from_table(table)?;
+        let spec = WriteSpec::from_table(table)?;
+        let mut spec = if lineage_columns(table).is_empty() { spec } else { spec.with_lineage()? };
         spec.target_file_size_bytes = settings.roll_bytes();
         let of_table = table_order(table);
         let sort = match strategy {
@@ -80,7 +78,7 @@ impl<'a> GroupWriter<'a> {
 
     async fn plan(&self, group: &FileGroup) -> Result<Arc<dyn ExecutionPlan>> {
         let only: BTreeSet<String> = group.files.iter().map(|file| file.path.clone()).collect();
-        let options = ScanOptions { only_files: Some(Arc::new(only)), ..ScanOptions::default() };
+        let options = ScanOptions { only_files: Some(Arc::new(only)), metadata_columns: lineage_columns(self.table).to_vec() };
         let provider = IcebergTableProvider::with_options(self.table, &SnapshotSelector::Current, options)?;
         let outputs = usize::try_from(self.settings.output_files(group.bytes())).unwrap_or(usize::MAX);
         let mut state = self.write.state.clone();

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema as ArrowSchema, SchemaRef};
 use datafusion::common::Statistics;
@@ -31,6 +31,7 @@ use super::filter::RowFilter;
 use super::load::{Loader, load};
 use super::spec::{Output, ReadSpec, ReadUnit, from_batch};
 use crate::err;
+use crate::scan::metadata_columns::{Lineage, MetadataColumn, longs};
 use crate::scan::values::literal_to_scalar;
 use crate::store::StoreRegistry;
 
@@ -237,7 +238,16 @@ impl Reader {
                 }
             });
         }
-        let row_numbers = deletes.needs_positions() || self.spec.outputs.contains(&Output::Position);
+        // What the file itself says about its rows' lineage, null where it says nothing.
+        let mut lineage_at = [None; 2];
+        for (at, column) in lineage_at.iter_mut().zip(MetadataColumn::LINEAGE) {
+            if unit.lineage.is_some() && self.spec.outputs.contains(&Output::Metadata(column)) {
+                present.push(column.field());
+                *at = Some(present.len() - 1);
+            }
+        }
+        let wants_positions = self.spec.outputs.contains(&Output::Metadata(MetadataColumn::Position));
+        let row_numbers = deletes.needs_positions() || wants_positions || lineage_at[0].is_some();
         let batches = self.opener.open(&unit.path, unit.size, unit.range, present, row_numbers)?;
         let shape = Shape {
             sources,
@@ -245,6 +255,9 @@ impl Reader {
             outputs: self.spec.outputs.clone(),
             schema: Arc::clone(&self.schema),
             path: unit.path,
+            spec_id: unit.spec_id,
+            lineage: unit.lineage,
+            lineage_at,
             row_numbers,
             deletes,
         };
@@ -269,6 +282,10 @@ struct Shape {
     outputs: Vec<Output>,
     schema: SchemaRef,
     path: String,
+    spec_id: i32,
+    lineage: Option<Lineage>,
+    /// Where batches have the stored lineage: row id, last update.
+    lineage_at: [Option<usize>; 2],
     row_numbers: bool,
     deletes: RowFilter,
 }
@@ -292,15 +309,30 @@ impl Shape {
             .iter()
             .map(|output| match output {
                 Output::Column(at) => self.column(batch, *at),
-                Output::File => Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.path, batch.num_rows()))) as ArrayRef),
-                Output::Position => match batch.columns().last() {
-                    Some(column) if self.row_numbers => Ok(Arc::clone(column)),
-                    _ => Err(DataFusionError::Internal("a read of positions without row numbers".to_owned())),
-                },
+                Output::Metadata(column) => self.metadata(batch, *column),
             })
             .collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
+    }
+
+    fn metadata(&self, batch: &RecordBatch, column: MetadataColumn) -> Result<ArrayRef> {
+        let rows = batch.num_rows();
+        let stored = |at: usize| self.lineage_at[at].and_then(|at| longs(batch.column(at)));
+        let positions = || self.positions(batch)?.ok_or_else(|| DataFusionError::Internal("a read of positions without row numbers".to_owned()));
+        Ok(match column {
+            MetadataColumn::File => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.path, rows))),
+            MetadataColumn::Position => Arc::new(positions()?.clone()),
+            MetadataColumn::SpecId => Arc::new(Int32Array::from_value(self.spec_id, rows)),
+            MetadataColumn::RowId => match (self.lineage, stored(0)) {
+                (Some(lineage), Some(stored)) => lineage.row_ids(stored, positions()?),
+                _ => new_null_array(&DataType::Int64, rows),
+            },
+            MetadataColumn::LastUpdated => match (self.lineage, stored(1)) {
+                (Some(lineage), Some(stored)) => lineage.last_updated(stored),
+                _ => new_null_array(&DataType::Int64, rows),
+            },
+        })
     }
 
     fn positions<'a>(&self, batch: &'a RecordBatch) -> Result<Option<&'a Int64Array>> {

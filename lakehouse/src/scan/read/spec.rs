@@ -15,9 +15,9 @@ use serde_json::Value;
 use chainalytics_common::Result;
 
 use crate::err;
-use crate::scan::build::{file_field, position_field};
 use crate::scan::deletes::DeleteRef;
 use crate::scan::evolution::FileNames;
+use crate::scan::metadata_columns::{Lineage, MetadataColumn};
 use crate::scan::provider::without_metadata;
 use crate::table::arrow_schema;
 
@@ -26,10 +26,7 @@ use crate::table::arrow_schema;
 pub enum Output {
     /// Column of the spec's schema, by index.
     Column(usize),
-    /// Path of the data file.
-    File,
-    /// Position of the row in its data file, from zero.
-    Position,
+    Metadata(MetadataColumn),
 }
 
 /// How to read; the same for all units.
@@ -61,8 +58,7 @@ impl ReadSpec {
             .iter()
             .map(|output| match output {
                 Output::Column(at) => columns.get(*at).cloned().ok_or_else(|| err::internal("a read of a column that is not there")),
-                Output::File => Ok(file_field()),
-                Output::Position => Ok(position_field()),
+                Output::Metadata(column) => Ok(column.field()),
             })
             .collect::<Result<_>>()?;
         Ok(Arc::new(ArrowSchema::new(fields)))
@@ -86,6 +82,11 @@ pub struct ReadUnit {
     pub constants: BTreeMap<i32, Value>,
     #[serde(default)]
     pub deletes: Vec<DeleteRef>,
+    #[serde(default)]
+    pub spec_id: i32,
+    /// What rows inherit that hold no lineage of their own; `None` if they have none.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
 }
 
 /// Schema of a unit row: `unit` Utf8, JSON.
