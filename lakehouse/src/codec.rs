@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use chainalytics_common::Result;
 use datafusion::catalog::TableProvider;
-use datafusion::logical_expr::{Extension, LogicalPlan, UserDefinedLogicalNode};
+use datafusion::logical_expr::{Extension, LogicalPlan, ScalarUDF, UserDefinedLogicalNode};
 use datafusion::physical_plan::ExecutionPlan;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::err;
+use crate::maintenance::{ZORDER_FUNCTION, zorder_function};
 use crate::scan::read::ReadSpec;
 use crate::scan::{IcebergReadExec, IcebergTableProvider};
 use crate::store::StoreRegistry;
@@ -44,6 +45,11 @@ pub fn try_decode_physical(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>], stor
         [input] => Ok(Arc::new(IcebergWriteExec::new(Arc::clone(input), spec, Arc::clone(store))) as _),
         _ => Err(err::internal("IcebergWriteExec has exactly one input")),
     }))
+}
+
+/// A function that plans of ours call, by its name.
+pub fn try_decode_function(name: &str) -> Option<Arc<ScalarUDF>> {
+    (name == ZORDER_FUNCTION).then(zorder_function)
 }
 
 /// Bytes of a logical node of ours, without its inputs.

@@ -15,6 +15,7 @@ import sys
 from pyspark.sql import SparkSession
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import lineage_with_spark  # noqa: E402
 from compare_rows import rows_of  # noqa: E402
 
 # Name, columns to compare, statements.
@@ -73,7 +74,7 @@ def main():
     os.makedirs(data_dir, exist_ok=True)
     spark = (
         SparkSession.builder.master("local[2]").config("spark.jars", ",".join(glob.glob(f"{jars}/*.jar")))
-        .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1").config("spark.ui.enabled", "false")
+        .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1").config("spark.ui.enabled", "false").config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.extensions", "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions")
         .config("spark.sql.catalog.lake", "org.apache.iceberg.spark.SparkCatalog").config("spark.sql.catalog.lake.cache-enabled", "false")
         .config("spark.sql.catalog.lake.catalog-impl", "org.apache.iceberg.jdbc.JdbcCatalog")
@@ -83,7 +84,7 @@ def main():
     )
     spark.sparkContext.setLogLevel("ERROR")
     spark.sql("CREATE NAMESPACE IF NOT EXISTS lake.chainalytics")
-    report = {"read": [], "changed": [], "different": []}
+    report = {"read": [], "changed": [], "lineage": [], "different": []}
 
     def ours(sql):
         done = subprocess.run(
@@ -115,6 +116,7 @@ def main():
                 compare(name, columns, "changed")
             except RuntimeError as error:
                 report["different"].append(f"{name}: {error}")
+    lineage_with_spark.check(spark, ours, lambda mine, theirs, names: rows_of(mine, names) == rows_of(theirs, names), report)
     print(json.dumps(report, indent=1))
     sys.exit(1 if report["different"] else 0)
 

@@ -1,4 +1,4 @@
-//! Tables that Spark writes with Iceberg's own runtime (formats 1 to 3, position deletes, deletion vectors, evolved schemas and partitions), read and
+//! Tables that Spark writes with Iceberg's own runtime (formats 1 to 3, position deletes, deletion vectors, evolved schemas and partitions, row lineage), read and
 //! changed by us, and read again by Spark. Runs where `scripts/parts/spark.sh env` is in the environment (`make interop-spark`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 

@@ -55,7 +55,10 @@ impl PhysicalExtensionCodec for ChainPhysicalCodec {
     fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
         match functions::shadowed_scalar(name) {
             Some(function) if buf == SHADOWED_FUNCTION => Ok(function),
-            _ => self.ballista.try_decode_udf(name, buf),
+            _ => match chainalytics_lakehouse::codec::try_decode_function(name) {
+                Some(function) => Ok(function),
+                None => self.ballista.try_decode_udf(name, buf),
+            },
         }
     }
 

@@ -113,7 +113,7 @@ fn find(fields: &[UnboundPartitionField], schema: &Schema, target: &PartitionTar
         PartitionTarget::Term(term) => (of_term(term)?, format!("{} of '{}'", term.transform, term.column.join("."))),
         PartitionTarget::Word(word) => {
             let term = Term { column: vec![word.clone()], transform: "identity".to_owned() };
-            let by_term = of_term(&term).unwrap_or_else(|_: Error| None);
+            let by_term = of_term(&term).unwrap_or_default();
             let by_name = || fields.iter().position(|field| field.name.eq_ignore_ascii_case(word));
             (by_term.or_else(by_name), format!("'{word}'"))
         }

@@ -5,10 +5,12 @@
 //! Merge-on-read reads them once and writes which rows went, with what came in their place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, TableReference};
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit, when};
@@ -58,6 +60,7 @@ pub async fn rewrite_rows(write: &Write<'_>, table: &Table, alias: Option<TableR
         ));
     }
     let alias = alias.unwrap_or_else(|| TableReference::bare(table.ident().name()));
+    let condition = with_named_subqueries(condition)?;
     let operation = edit.operation();
     let mode = operation.mode(table)?;
     let judged = judge(write, table, &condition).await?;
@@ -224,6 +227,21 @@ impl Job<'_> {
             })
             .collect()
     }
+}
+
+/// Gives computed columns of `IN (SELECT max(x) …)` plain names: the optimizer fails on the negation of one without.
+fn with_named_subqueries(condition: Expr) -> Result<Expr> {
+    let named = condition.transform_up(|expr| match expr {
+        Expr::InSubquery(mut within) if within.subquery.subquery.schema().fields().iter().any(|field| field.name().contains('(')) => {
+            let plan = within.subquery.subquery.as_ref().clone();
+            let value = plan.schema().columns().into_iter().map(|column| Expr::Column(column).alias("value"));
+            let columns: Vec<Expr> = value.take(1).collect();
+            within.subquery.subquery = Arc::new(LogicalPlanBuilder::from(plan).project(columns)?.build()?);
+            Ok(Transformed::yes(Expr::InSubquery(within)))
+        }
+        expr => Ok(Transformed::no(expr)),
+    });
+    Ok(named.map_err(Error::from_datafusion)?.data)
 }
 
 /// Rows in delete files, and how many of them were deleted before (a new deletion vector holds the old one's rows).

@@ -21,7 +21,7 @@ mod tests;
 
 pub use auto::{Maintained, auto, maintain};
 pub use branches::{FastForwarded, Moved, ancestors_of, fast_forward, rollback_to_snapshot, rollback_to_timestamp, set_current_snapshot};
-pub use compact::{RewriteOptions, Rewritten, SortBy, Strategy, rewrite_data_files};
+pub use compact::{RewriteOptions, Rewritten, SortBy, Strategy, ZORDER_FUNCTION, rewrite_data_files, zorder_function};
 pub use deletes::{RewriteDeletesOptions, RewrittenDeletes, rewrite_position_delete_files};
 pub use expire::{ExpireOptions, Expired, expire_snapshots};
 pub use import::{ImportOptions, ImportOutcome, Registered, add_files, register_table};

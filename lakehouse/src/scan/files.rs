@@ -52,6 +52,32 @@ impl ScanFile {
     }
 }
 
+/// First row ids of a manifest's data files: a live one without its own takes the manifest's next (spec, "First Row ID
+/// Inheritance").
+pub struct RowIds {
+    next: Option<i64>,
+}
+
+impl RowIds {
+    pub fn of(file: &ManifestFile) -> Self {
+        Self { next: file.first_row_id.and_then(|id| i64::try_from(id).ok()) }
+    }
+
+    /// That of the next entry; entries come in the manifest's order.
+    pub fn next(&mut self, entry: &ManifestEntry) -> Option<i64> {
+        let data = entry.data_file();
+        match (data.content_type(), data.first_row_id()) {
+            (DataContentType::Data, None) if entry.is_alive() => {
+                let first = self.next;
+                self.next = first.map(|id| id.saturating_add_unsigned(data.record_count()));
+                first
+            }
+            (DataContentType::Data, known) => known,
+            _ => None,
+        }
+    }
+}
+
 /// The outcome of planning a snapshot's files.
 #[derive(Debug, Default)]
 pub struct PlannedFiles {
@@ -126,28 +152,16 @@ pub async fn read_manifest_list(store: &Arc<StoreRegistry>, metadata: &TableMeta
 /// The entries of a manifest that are live (added or existing).
 pub async fn live_files(store: &Arc<StoreRegistry>, file: ManifestFile) -> Result<Vec<ScanFile>> {
     let manifest = store.metadata_cache().load_manifest(store, &file).await?;
-    let mut next_row_id = file.first_row_id.and_then(|id| i64::try_from(id).ok());
+    let mut row_ids = RowIds::of(&file);
     Ok(manifest
         .entries()
         .iter()
         .filter(|entry| entry.is_alive())
-        .map(|entry| {
-            let data = entry.data_file();
-            let first_row_id = match (data.content_type(), data.first_row_id()) {
-                (DataContentType::Data, None) => {
-                    let first = next_row_id;
-                    next_row_id = first.map(|id| id.saturating_add_unsigned(data.record_count()));
-                    first
-                }
-                (DataContentType::Data, known) => known,
-                _ => None,
-            };
-            ScanFile {
-                entry: Arc::clone(entry),
-                sequence_number: entry.sequence_number().unwrap_or(file.sequence_number),
-                spec_id: file.partition_spec_id,
-                first_row_id,
-            }
+        .map(|entry| ScanFile {
+            entry: Arc::clone(entry),
+            sequence_number: entry.sequence_number().unwrap_or(file.sequence_number),
+            spec_id: file.partition_spec_id,
+            first_row_id: row_ids.next(entry),
         })
         .collect())
 }

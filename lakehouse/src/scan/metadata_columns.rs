@@ -20,7 +20,7 @@ pub const ROW_ID_COLUMN: &str = "_row_id";
 pub const LAST_UPDATED_COLUMN: &str = "_last_updated_sequence_number";
 
 /// A metadata column of a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MetadataColumn {
     File,
@@ -34,6 +34,11 @@ impl MetadataColumn {
     pub const ALL: [Self; 5] = [Self::File, Self::Position, Self::SpecId, Self::RowId, Self::LastUpdated];
     /// What a row keeps when it moves to another file.
     pub const LINEAGE: [Self; 2] = [Self::RowId, Self::LastUpdated];
+
+    /// The column with this name, letter case ignored.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|column| column.name().eq_ignore_ascii_case(name))
+    }
 
     pub fn name(self) -> &'static str {
         match self {

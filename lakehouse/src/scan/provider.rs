@@ -17,7 +17,7 @@ use datafusion::physical_expr::conjunction as physical_conjunction;
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt};
-use iceberg::spec::{Schema, TableMetadata};
+use iceberg::spec::{FormatVersion, Schema, TableMetadata};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
@@ -136,6 +136,21 @@ impl IcebergTableProvider {
             options,
             metadata: OnceCell::new(),
         })
+    }
+
+    /// The metadata columns that the table can give: lineage from format v3 on, none whose name a column of its own has.
+    pub fn metadata_columns(&self) -> Vec<MetadataColumn> {
+        let v3 = self.metadata.get().is_some_and(|metadata| metadata.format_version() == FormatVersion::V3);
+        let given = |column: &MetadataColumn| v3 || !MetadataColumn::LINEAGE.contains(column);
+        MetadataColumn::ALL.into_iter().filter(given).filter(|column| self.schema.index_of(column.name()).is_err()).collect()
+    }
+
+    /// The same table with metadata columns behind its own.
+    pub fn with_metadata_columns(&self, columns: Vec<MetadataColumn>) -> Result<Self> {
+        let options = ScanOptions { metadata_columns: columns, ..self.options.clone() };
+        let (store, location, schema) = (Arc::clone(&self.store), self.metadata_location.clone(), Arc::clone(&self.iceberg_schema));
+        let provider = Self::from_parts(self.ident.clone(), store, location, self.snapshot_id, schema, options)?;
+        Ok(Self { metadata: self.metadata.clone(), ..provider })
     }
 
     pub fn ident(&self) -> &TableIdent {

@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::metadata_tables::{MetadataKind, metadata_table};
+use super::metadata_columns::marked_columns;
 use super::time_travel::VERSION_MARK;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
@@ -75,6 +76,16 @@ impl Shared {
     }
 
     async fn lookup(&self, namespace: &str, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if let Some((base, mark)) = name.rsplit_once(VERSION_MARK)
+            && let Some(columns) = marked_columns(mark)
+        {
+            let table = Box::pin(self.lookup(namespace, base)).await?;
+            let plain = table.as_ref().and_then(|table| (table.as_ref() as &dyn Any).downcast_ref::<IcebergTableProvider>());
+            return Ok(match plain {
+                Some(plain) => Some(Arc::new(plain.with_metadata_columns(columns)?)),
+                None => table,
+            });
+        }
         if let Some((base, mark)) = name.rsplit_once(VERSION_MARK)
             && let Some(at) = SnapshotSelector::parse_marker(mark)
         {

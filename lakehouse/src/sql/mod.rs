@@ -17,6 +17,7 @@ mod describe;
 mod insert;
 mod letter_case;
 mod merge;
+mod metadata_columns;
 mod metadata_tables;
 mod names;
 mod procedures;

@@ -17,6 +17,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_owner, ref_name, table_not_found};
 use super::dialect_of;
 use super::letter_case::MixedCase;
+use super::metadata_columns::add_metadata_columns;
 use super::metadata_tables::MetadataKind;
 use super::statement::{ParsedStatement, parse_statement};
 use super::time_travel::{VERSION_MARK, resolve_marker, rewrite_time_travel};
@@ -64,6 +65,7 @@ pub async fn prepare(ctx: &SessionContext, lakehouse: &Lakehouse, tokens: Vec<To
 /// Plans a statement of DataFusion's.
 pub async fn plan(ctx: &SessionContext, lakehouse: &Lakehouse, mut statement: DfStatement) -> Result<LogicalPlan> {
     name_metadata_tables(ctx, &mut statement);
+    add_metadata_columns(ctx, &mut statement).await;
     let state = ctx.state();
     match state.statement_to_plan(statement.clone()).await {
         Ok(plan) => Ok(plan),

@@ -4,6 +4,7 @@
 mod options;
 mod plan;
 mod run;
+mod zorder;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,7 @@ use crate::table::Table;
 use crate::write::DataFileInfo;
 use options::Settings;
 pub use options::{SortBy, Strategy};
+pub use zorder::{ZORDER_FUNCTION, zorder_function};
 use plan::{FileGroup, plan};
 use run::GroupWriter;
 
@@ -55,7 +57,7 @@ pub struct Rewritten {
 /// and storage. The table is unchanged then, except for partial progress.
 pub async fn rewrite_data_files(write: &Write<'_>, ident: &TableIdent, options: &RewriteOptions) -> Result<Rewritten> {
     let table = write.lakehouse.catalog().load_table(ident).await?;
-    let settings = Settings::new(&options.settings, &table)?;
+    let settings = Settings::new(&options.settings, &options.strategy, &table)?;
     if let Some(filter) = options.filters.iter().find(|filter| !is_plain(filter)) {
         return Err(Error::new(
             ErrorCode::SqlUnsupported,

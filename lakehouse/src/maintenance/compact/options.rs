@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
+use super::zorder::PRIMITIVE_BYTES;
 use crate::table::Table;
 use crate::write::TARGET_FILE_SIZE;
 
@@ -18,6 +19,8 @@ pub enum Strategy {
     BinPack,
     /// Ordered within each file group; without terms by the table's sort order.
     Sort(Vec<SortBy>),
+    /// Ordered within each file group by the interleaved bits of these columns.
+    ZOrder(Vec<String>),
 }
 
 /// One term of a sort order.
@@ -57,6 +60,9 @@ pub(super) struct Settings {
     pub starting_sequence_number: bool,
     pub job_order: JobOrder,
     pub remove_dangling_deletes: bool,
+    /// Bytes that a text contributes to a z-order, and bytes of one at most.
+    pub zorder_text_bytes: i32,
+    pub zorder_bytes_max: i32,
 }
 
 const NAMES: [&str; 15] = [
@@ -76,13 +82,28 @@ const NAMES: [&str; 15] = [
     "rewrite-job-order",
     "remove-dangling-deletes",
 ];
+/// Options of sorting and z-ordering.
+const SHUFFLE_PARTITIONS: &str = "shuffle-partitions-per-file";
+const TEXT_BYTES: &str = "var-length-contribution";
+const OUTPUT_BYTES: &str = "max-output-size";
 
 impl Settings {
     /// # Errors
     /// `ProcedureArgument` for an unknown option, a value that does not parse, or sizes that contradict each other.
-    pub fn new(options: &BTreeMap<String, String>, table: &Table) -> Result<Self> {
-        if let Some(unknown) = options.keys().find(|key| !NAMES.contains(&key.as_str())) {
-            return Err(bad(format!("option '{unknown}' is not known; there are {}", NAMES.join(", "))));
+    pub fn new(options: &BTreeMap<String, String>, strategy: &Strategy, table: &Table) -> Result<Self> {
+        let more: &[&str] = match strategy {
+            Strategy::BinPack => &[],
+            Strategy::Sort(_) => &[SHUFFLE_PARTITIONS],
+            Strategy::ZOrder(_) => &[SHUFFLE_PARTITIONS, TEXT_BYTES, OUTPUT_BYTES],
+        };
+        let names: Vec<&str> = NAMES.iter().chain(more).copied().collect();
+        if let Some(unknown) = options.keys().find(|key| !names.contains(&key.as_str())) {
+            return Err(bad(format!("option '{unknown}' is not known here; there are {}", names.join(", "))));
+        }
+        // Ours merges sorted runs and spills, however large a file: it needs no parts of files.
+        let parts: Option<u32> = value(options, SHUFFLE_PARTITIONS)?;
+        if parts == Some(0) {
+            return Err(bad(format!("option {SHUFFLE_PARTITIONS} must be greater than 0")));
         }
         let of_table = table.property(TARGET_FILE_SIZE).and_then(|value| value.parse().ok());
         let target_bytes: u64 = value(options, "target-file-size-bytes")?.or(of_table).unwrap_or(512 * MIB);
@@ -111,7 +132,14 @@ impl Settings {
             starting_sequence_number: value(options, "use-starting-sequence-number")?.unwrap_or(true),
             job_order: job_order(options)?,
             remove_dangling_deletes: value(options, "remove-dangling-deletes")?.unwrap_or(false),
+            zorder_text_bytes: value(options, TEXT_BYTES)?.unwrap_or(PRIMITIVE_BYTES as i32),
+            zorder_bytes_max: value(options, OUTPUT_BYTES)?.unwrap_or(i32::MAX),
         };
+        for (name, least) in [(TEXT_BYTES, settings.zorder_text_bytes), (OUTPUT_BYTES, settings.zorder_bytes_max)] {
+            if least < 1 {
+                return Err(bad(format!("option {name} must be at least 1 byte")));
+            }
+        }
         for (name, least) in [
             ("min-input-files", settings.min_input_files),
             ("max-concurrent-file-group-rewrites", settings.concurrency),
@@ -191,6 +219,8 @@ mod tests {
             starting_sequence_number: true,
             job_order: JobOrder::None,
             remove_dangling_deletes: false,
+            zorder_text_bytes: 8,
+            zorder_bytes_max: i32::MAX,
         }
     }
 

@@ -126,8 +126,8 @@ fn pack(files: Vec<GroupFile>, bytes_max: u64) -> Vec<FileGroup> {
 fn is_worthwhile(group: &FileGroup, settings: &Settings) -> bool {
     let count = group.files.len();
     let bytes = group.bytes();
-    (count > 1 && count >= settings.min_input_files)
-        || (count > 1 && bytes > settings.target_bytes)
+    let enough = count >= settings.min_input_files || bytes > settings.target_bytes;
+    (count > 1 && enough)
         || bytes > settings.max_bytes
         || group.files.iter().any(|file| file.has_many_deletes(settings))
 }

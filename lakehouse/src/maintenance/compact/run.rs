@@ -7,11 +7,13 @@ use std::sync::Arc;
 use chainalytics_common::{Error, ErrorCode, Result};
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::compute::{SortOptions, cast};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::physical_expr::expressions::col;
-use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::common::ScalarValue;
+use datafusion::physical_expr::expressions::{Column, col, lit};
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
@@ -20,11 +22,15 @@ use iceberg::spec::{NullOrder, SortDirection, Transform};
 
 use super::options::{Settings, SortBy, Strategy};
 use super::plan::FileGroup;
+use super::zorder::{is_orderable, zorder_function};
 use crate::dml::{Write, lineage_columns};
 use crate::err;
 use crate::scan::{IcebergTableProvider, ScanOptions, SnapshotSelector};
 use crate::table::Table;
 use crate::write::{DataFileInfo, IcebergWriteExec, WriteSpec};
+
+/// Column of the plan that rows in z-order are sorted by; no table's column is called so.
+const ZORDER_COLUMN: &str = "\u{1}zorder";
 
 /// Rewrites file groups of one table.
 pub(super) struct GroupWriter<'a> {
@@ -32,6 +38,8 @@ pub(super) struct GroupWriter<'a> {
     table: &'a Table,
     settings: &'a Settings,
     sort: Vec<SortBy>,
+    /// Columns to sort by the interleaved bits of.
+    zorder: Vec<String>,
     spec: WriteSpec,
 }
 
@@ -42,7 +50,7 @@ impl<'a> GroupWriter<'a> {
         spec.target_file_size_bytes = settings.roll_bytes();
         let of_table = table_order(table);
         let sort = match strategy {
-            Strategy::BinPack => Vec::new(),
+            Strategy::BinPack | Strategy::ZOrder(_) => Vec::new(),
             Strategy::Sort(terms) if terms.is_empty() => match &of_table {
                 Some(terms) => terms.clone(),
                 None => {
@@ -57,7 +65,11 @@ impl<'a> GroupWriter<'a> {
         if !sort.is_empty() && of_table.as_ref() == Some(&sort) {
             spec.sort_order_id = i32::try_from(table.metadata().default_sort_order_id()).ok();
         }
-        Ok(Self { write, table, settings, sort, spec })
+        let zorder = match strategy {
+            Strategy::ZOrder(columns) => zorder_columns(table, columns)?,
+            _ => Vec::new(),
+        };
+        Ok(Self { write, table, settings, sort, zorder, spec })
     }
 
     /// Writes the live rows of a group; the files written.
@@ -84,10 +96,11 @@ impl<'a> GroupWriter<'a> {
         let mut state = self.write.state.clone();
         let slots = state.config().target_partitions().max(1);
         // Sorting reads on all slots and merges; otherwise each output file is one partition's work.
-        let partitions = if self.sort.is_empty() { outputs } else { slots };
+        let sorts = !self.sort.is_empty() || !self.zorder.is_empty();
+        let partitions = if sorts { slots } else { outputs };
         state.config_mut().options_mut().execution.target_partitions = partitions;
         let mut plan = provider.scan(&state, None, &[], None).await.map_err(Error::from_datafusion)?;
-        if self.sort.is_empty() {
+        if !sorts {
             if outputs == 1 && plan.output_partitioning().partition_count() > 1 {
                 plan = Arc::new(CoalescePartitionsExec::new(plan));
             }
@@ -99,6 +112,9 @@ impl<'a> GroupWriter<'a> {
 
     fn sorted(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = plan.schema();
+        if !self.zorder.is_empty() {
+            return self.zordered(plan);
+        }
         let terms = self
             .sort
             .iter()
@@ -107,11 +123,65 @@ impl<'a> GroupWriter<'a> {
                 Ok(PhysicalSortExpr { expr: col(&term.column, &schema).map_err(Error::from_datafusion)?, options })
             })
             .collect::<Result<Vec<_>>>()?;
-        let ordering = LexOrdering::new(terms).ok_or_else(|| err::internal("a sort without terms"))?;
-        let several = plan.output_partitioning().partition_count() > 1;
-        let sorted: Arc<dyn ExecutionPlan> = Arc::new(SortExec::new(ordering.clone(), plan).with_preserve_partitioning(several));
-        Ok(if several { Arc::new(SortPreservingMergeExec::new(ordering, sorted)) } else { sorted })
+        sort_merged(plan, terms)
     }
+
+    /// Rows in z-order: its value is computed once, sorted by, and left out again.
+    fn zordered(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let failed = Error::from_datafusion;
+        let schema = plan.schema();
+        let size = |size: i32| lit(ScalarValue::Int32(Some(size)));
+        let mut arguments = vec![size(self.settings.zorder_bytes_max), size(self.settings.zorder_text_bytes)];
+        for column in &self.zorder {
+            arguments.push(col(column, &schema).map_err(failed)?);
+        }
+        let options = Arc::clone(self.write.state.config().options());
+        let value = ScalarFunctionExpr::try_new(zorder_function(), arguments, &schema, options).map_err(failed)?;
+        let all = |schema: &SchemaRef| -> Result<Vec<ProjectionExpr>> {
+            let fields = schema.fields().iter().enumerate().filter(|(_, field)| field.name() != ZORDER_COLUMN);
+            Ok(fields.map(|(at, field)| ProjectionExpr { expr: Arc::new(Column::new(field.name(), at)), alias: field.name().clone() }).collect())
+        };
+        let mut exprs = all(&schema)?;
+        exprs.push(ProjectionExpr { expr: Arc::new(value), alias: ZORDER_COLUMN.to_owned() });
+        let valued: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(exprs, plan).map_err(failed)?);
+        let by = PhysicalSortExpr::new_default(col(ZORDER_COLUMN, &valued.schema()).map_err(failed)?);
+        let sorted = sort_merged(valued, vec![by])?;
+        let plain = all(&sorted.schema())?;
+        Ok(Arc::new(ProjectionExec::try_new(plain, sorted).map_err(failed)?))
+    }
+}
+
+/// Sorts each partition and merges them to one.
+fn sort_merged(plan: Arc<dyn ExecutionPlan>, terms: Vec<PhysicalSortExpr>) -> Result<Arc<dyn ExecutionPlan>> {
+    let ordering = LexOrdering::new(terms).ok_or_else(|| err::internal("a sort without terms"))?;
+    let several = plan.output_partitioning().partition_count() > 1;
+    let sorted: Arc<dyn ExecutionPlan> = Arc::new(SortExec::new(ordering.clone(), plan).with_preserve_partitioning(several));
+    Ok(if several { Arc::new(SortPreservingMergeExec::new(ordering, sorted)) } else { sorted })
+}
+
+/// The columns of a z-order as the table spells them, without those that are the same all over a partition.
+fn zorder_columns(table: &Table, columns: &[String]) -> Result<Vec<String>> {
+    let constant: Vec<String> =
+        table.partition_fields().into_iter().filter(|field| field.transform == "identity").map(|field| field.source).collect();
+    let mut kept = Vec::with_capacity(columns.len());
+    for column in columns {
+        let term = resolve(table, &SortBy { column: column.clone(), descending: false, nulls_first: true })?;
+        let field = table.schema().field_with_name(&term.column).map_err(err::arrow)?;
+        if !is_orderable(field.data_type()) {
+            return Err(Error::new(
+                ErrorCode::ProcedureArgument,
+                format!("column '{}' of table {} has type {}, which has no z-order", term.column, table.ident(), field.data_type()),
+            ));
+        }
+        if !constant.contains(&term.column) {
+            kept.push(term.column);
+        }
+    }
+    if kept.is_empty() {
+        let message = format!("all columns of the z-order are identity partitions of table {}: their values are the same in each file", table.ident());
+        return Err(Error::new(ErrorCode::ProcedureArgument, message));
+    }
+    Ok(kept)
 }
 
 /// The table's sort order, if it is by columns alone.

@@ -11,6 +11,7 @@ use chainalytics_common::Result;
 use super::columns::{Named, batch, blobs, bound_maps, count_maps, int_lists, ints, long_lists, longs, named, scalars, signed, structs, texts};
 use super::manifests::{Reach, manifest_files};
 use super::partition::PartitionFields;
+use crate::scan::files::RowIds;
 use crate::scan::values::literal_to_scalar;
 use crate::table::Table;
 use crate::table::arrow_schema::arrow_primitive;
@@ -24,6 +25,8 @@ pub struct Row {
     pub spec_id: i32,
     pub sequence_number: i64,
     pub snapshot_id: i64,
+    /// Row id of the file's first row.
+    pub first_row_id: Option<i64>,
 }
 
 impl Row {
@@ -47,8 +50,14 @@ pub async fn rows(table: &Table, reach: Reach, live: bool) -> Result<Vec<Row>> {
     for chunk in files.chunks(MANIFEST_READS) {
         let manifests = futures::future::try_join_all(chunk.iter().map(|(_, file)| table.manifest(file))).await?;
         for ((_, file), manifest) in chunk.iter().zip(manifests) {
-            for entry in manifest.entries().iter().filter(|entry| !live || entry.is_alive()) {
+            let mut row_ids = RowIds::of(file);
+            for entry in manifest.entries() {
+                let first_row_id = row_ids.next(entry);
+                if live && !entry.is_alive() {
+                    continue;
+                }
                 rows.push(Row {
+                    first_row_id,
                     entry: Arc::clone(entry),
                     spec_id: file.partition_spec_id,
                     sequence_number: entry.sequence_number().unwrap_or(file.sequence_number),
@@ -127,7 +136,7 @@ fn file_columns(table: &Table, rows: &[Row]) -> Result<Vec<Named>> {
         named("split_offsets", long_lists(files().map(DataFile::split_offsets))),
         named("equality_ids", int_lists(files().map(DataFile::equality_ids))),
         named("sort_order_id", ints(files().map(DataFile::sort_order_id))),
-        named("first_row_id", longs(files().map(DataFile::first_row_id))),
+        named("first_row_id", longs(rows.iter().map(|row| row.first_row_id))),
         named("referenced_data_file", texts(files().map(DataFile::referenced_data_file))),
         named("content_offset", longs(files().map(DataFile::content_offset))),
         named("content_size_in_bytes", longs(files().map(DataFile::content_size_in_bytes))),

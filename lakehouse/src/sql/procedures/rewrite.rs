@@ -53,7 +53,10 @@ async fn rewrite_data_files(runner: &Runner<'_>, arguments: &Arguments) -> Resul
         (Some("binpack"), Some(_)) => {
             return Err(bad_argument("rewrite_data_files: strategy 'binpack' takes no sort_order; use strategy => 'sort'"));
         }
-        (None | Some("sort"), Some(order)) => Strategy::Sort(runner.sort_terms(order)?),
+        (None | Some("sort"), Some(order)) => match zorder_terms(order) {
+            Some(columns) => Strategy::ZOrder(columns?),
+            None => Strategy::Sort(runner.sort_terms(order)?),
+        },
         (Some("sort"), None) => Strategy::Sort(Vec::new()),
         (Some(other), _) => {
             return Err(bad_argument(format!("rewrite_data_files: strategy '{other}'; it must be binpack or sort")));
@@ -125,12 +128,28 @@ async fn maintain(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordBa
     ])
 }
 
+/// The columns of `zorder(a, b)`; `None` if a sort order is another.
+fn zorder_terms(order: &str) -> Option<Result<Vec<String>>> {
+    let order = order.trim();
+    let (name, rest) = order.split_at_checked("zorder".len())?;
+    let rest = rest.trim_start();
+    if !name.eq_ignore_ascii_case("zorder") || !rest.starts_with('(') {
+        return None;
+    }
+    let bad = || bad_argument(format!("sort_order '{order}': a z-order is written zorder(a, b) and cannot be joined with other terms"));
+    let Some(columns) = rest.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) else { return Some(Err(bad())) };
+    let unquoted = |name: &str| {
+        let name = name.trim();
+        let quoted = name.strip_prefix(['`', '"']).and_then(|name| name.strip_suffix(['`', '"']));
+        let plain = quoted.unwrap_or(name).to_owned();
+        if plain.is_empty() || plain.contains(['(', ')']) { Err(bad()) } else { Ok(plain) }
+    };
+    Some(columns.split(',').map(unquoted).collect())
+}
+
 impl Runner<'_> {
     /// `a DESC NULLS LAST, b`: Iceberg's default is ascending with nulls first, descending with nulls last.
     fn sort_terms(&self, text: &str) -> Result<Vec<SortBy>> {
-        if text.trim().to_ascii_lowercase().starts_with("zorder") {
-            return Err(unsupported("sorting by zorder(…); name columns"));
-        }
         let dialect = dialect_of(&self.ctx.state())?;
         let terms: Vec<OrderByExpr> = Parser::new(dialect.as_ref())
             .try_with_sql(text)

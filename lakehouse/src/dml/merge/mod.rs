@@ -7,22 +7,22 @@
 //!
 //! No plan has a UNION or an outer join that keeps its build side: both are unsafe in a distributed query.
 
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, DFSchema, JoinType, ScalarValue, TableReference};
-use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::functions_aggregate::expr_fn::{count, max, min, sum};
+use datafusion::functions_aggregate::expr_fn::{count, max, sum};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, case, col, lit, when};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, case, col, lit, when};
 use futures::TryStreamExt;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
+use self::source::{hold, is_volatile, key_range};
 use super::Write;
 use super::align::{Casting, fit};
 use super::rewrite::Assignment;
@@ -38,8 +38,6 @@ const PRESENT: &str = "\u{1}present";
 const KEEP: i32 = 0;
 /// Actions of `NOT MATCHED BY SOURCE` begin above this, those of `MATCHED` at 1.
 const BY_SOURCE: i32 = 1_000;
-/// Bytes of a source with random values, which must be held to be the same each time.
-const HELD_SOURCE_BYTES: usize = 32 << 20;
 
 /// What a clause does with the target's row.
 #[derive(Debug, Clone)]
@@ -133,11 +131,7 @@ impl Merge {
 
     /// Whether a target row that is matched twice is an error: not if all that can happen to it is to be deleted.
     fn checks_cardinality(&self) -> bool {
-        match self.matched.as_slice() {
-            [] => false,
-            [MergeClause { condition: None, action: MergeAction::Delete }, ..] => false,
-            _ => true,
-        }
+        !matches!(self.matched.as_slice(), [] | [MergeClause { condition: None, action: MergeAction::Delete }, ..])
     }
 
     /// The source's rows under their alias, with [`PRESENT`].
@@ -438,87 +432,6 @@ impl Job<'_> {
         self.change.added.extend(added);
         Ok(())
     }
-}
-
-/// From the equalities of ON: bounds of the target's keys, so that files without a match are not read. Nothing for a
-/// table of one file.
-async fn key_range(write: &Write<'_>, table: &Table, merge: &Merge) -> Result<Vec<Expr>> {
-    if merge.matched.is_empty() && merge.inserted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let judged = judge(write, table, &lit(true)).await?;
-    if judged.files().count() < 2 {
-        return Ok(Vec::new());
-    }
-    let of = |e: &Expr, alias: &TableReference| e.column_refs().iter().all(|c| c.relation.as_ref() == Some(alias));
-    let mut keys = Vec::new();
-    for term in split_conjunction(&merge.on) {
-        let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = term else { continue };
-        for (key, value) in [(left, right), (right, left)] {
-            let (Expr::Column(column), false) = (key.as_ref(), value.column_refs().is_empty()) else { continue };
-            if column.relation.as_ref() != Some(&merge.target) || !of(value, &merge.source) {
-                continue;
-            }
-            let source = merge.source_rows()?;
-            let from = value.get_type(source.schema()).map_err(Error::from_datafusion)?;
-            let field = table.schema().field_with_name(&column.name).ok();
-            // Only where both sides compare as they are: a cast could reorder.
-            if field.is_some_and(|f| f.data_type() == &from) && !from.is_floating() && !from.is_nested() {
-                keys.push((key.as_ref().clone(), value.as_ref().clone()));
-            }
-        }
-    }
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    let bounds = keys
-        .iter()
-        .enumerate()
-        .flat_map(|(i, (_, value))| [min(value.clone()).alias(format!("low{i}")), max(value.clone()).alias(format!("high{i}"))]);
-    let plan = built(merge.source_rows()?.aggregate(Vec::<Expr>::new(), bounds.collect::<Vec<_>>()))?;
-    let mut stream = write.executor.execute_logical(plan).await?;
-    let mut range = Vec::new();
-    while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
-        if batch.num_rows() == 0 {
-            continue;
-        }
-        for (i, (key, _)) in keys.iter().enumerate() {
-            let value = |at: usize| ScalarValue::try_from_array(batch.column(at), 0).map_err(Error::from_datafusion);
-            range.push(key.clone().gt_eq(lit(value(2 * i)?)).and(key.clone().lt_eq(lit(value(2 * i + 1)?))));
-        }
-    }
-    Ok(range)
-}
-
-/// Whether running a plan again may give other rows.
-fn is_volatile(plan: &LogicalPlan) -> Result<bool> {
-    let mut volatile = false;
-    plan.apply_with_subqueries(|node| {
-        volatile |= node.expressions().iter().any(Expr::is_volatile);
-        Ok(if volatile { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    })
-    .map_err(Error::from_datafusion)?;
-    Ok(volatile)
-}
-
-/// Runs a source once and keeps its rows.
-async fn hold(write: &Write<'_>, plan: LogicalPlan) -> Result<LogicalPlan> {
-    let mut stream = write.executor.execute_logical(plan).await?;
-    let schema = stream.schema();
-    let mut batches = Vec::new();
-    let mut bytes = 0;
-    while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
-        bytes += batch.get_array_memory_size();
-        if bytes > HELD_SOURCE_BYTES {
-            return Err(Error::new(
-                ErrorCode::SqlUnsupported,
-                format!("the source of MERGE has random values and is larger than {} MiB; write it to a table first", HELD_SOURCE_BYTES >> 20),
-            ));
-        }
-        batches.push(batch);
-    }
-    let table = MemTable::try_new(schema, vec![batches]).map_err(Error::from_datafusion)?;
-    built(LogicalPlanBuilder::scan("held", provider_as_source(Arc::new(table)), None))
 }
 
 fn built(builder: datafusion::common::Result<LogicalPlanBuilder>) -> Result<LogicalPlan> {
