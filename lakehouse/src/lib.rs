@@ -20,6 +20,7 @@ pub mod write;
 mod err;
 mod ident;
 mod lakehouse;
+mod settings;
 #[cfg(test)]
 mod test_support;
 
@@ -27,6 +28,7 @@ pub use catalog::{Catalog, CreateTable, PartitionFieldDef};
 pub use commit::{CommitOptions, CommitOutcome, Decision, TableChange, Transaction};
 pub use ident::TableIdent;
 pub use lakehouse::Lakehouse;
+pub use settings::SessionSettings;
 pub use store::StoreRegistry;
 pub use table::{SnapshotInfo, Table};
 pub use write::{DataFileInfo, DataFileWriter, WriteSpec};

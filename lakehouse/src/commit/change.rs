@@ -6,6 +6,7 @@ use arrow::datatypes::FieldRef;
 use chainalytics_common::Result;
 use iceberg::spec::TableMetadataBuilder;
 
+use super::STAGED_KEY;
 use super::edit::TableEdit;
 use crate::ident::TableIdent;
 use crate::table::Table;
@@ -70,6 +71,8 @@ pub struct TableChange {
     pub(super) definition: Vec<TableEdit>,
     /// `None` for the main branch.
     pub(super) branch: Option<String>,
+    /// The snapshot becomes no branch's head.
+    pub(super) staged: bool,
 }
 
 impl fmt::Debug for TableChange {
@@ -94,6 +97,7 @@ impl TableChange {
             builder_edits: Vec::new(),
             definition: Vec::new(),
             branch: None,
+            staged: false,
         }
     }
 
@@ -194,6 +198,13 @@ impl TableChange {
     pub fn expect_snapshot(mut self, snapshot_id: Option<i64>) -> Self {
         self.expected_snapshot = Some(snapshot_id);
         self
+    }
+
+    /// Leaves the snapshot out of every branch, under a name by which it can be published (write-audit-publish).
+    #[must_use]
+    pub fn staged(mut self, wap_id: &str) -> Self {
+        self.staged = true;
+        self.with_summary(STAGED_KEY, wap_id)
     }
 
     /// Runs `validator` against every freshly loaded version of the table.

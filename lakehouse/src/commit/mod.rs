@@ -42,6 +42,9 @@ pub const RUN_ID_KEY: &str = "chainalytics.run-id";
 /// Summary key: step of the run; a (run, step) pair commits at most once per table.
 pub const STEP_KEY: &str = "chainalytics.step";
 
+/// Summary key: name of a staged change (write-audit-publish).
+pub const STAGED_KEY: &str = "wap.id";
+
 /// What a commit carries beside its changes.
 #[derive(Debug, Clone, Default)]
 pub struct CommitOptions {

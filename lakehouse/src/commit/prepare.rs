@@ -68,7 +68,11 @@ pub(super) async fn prepare(table: &Table, change: &TableChange, options: &Commi
         builder = builder.remove_properties(&change.remove_properties).map_err(err::iceberg_input)?;
     }
     if let Some(snapshot) = snapshot {
-        builder = builder.set_branch_snapshot(snapshot, table.branch().unwrap_or(MAIN_BRANCH)).map_err(err::iceberg)?;
+        builder = match change.staged {
+            true => builder.add_snapshot(snapshot),
+            false => builder.set_branch_snapshot(snapshot, table.branch().unwrap_or(MAIN_BRANCH)),
+        }
+        .map_err(err::iceberg)?;
     }
     if !change.expire_snapshots.is_empty() {
         let current = metadata.current_snapshot_id();

@@ -58,16 +58,10 @@ pub(super) async fn validate(table: &Table, change: &TableChange, options: &Comm
     Ok(Verdict::Build)
 }
 
-/// The ancestor that this (run, step) committed, if it did.
+/// The ancestor, or staged snapshot, that this (run, step) committed, if it did.
 fn snapshot_of_step(table: &Table, options: &CommitOptions) -> Option<SnapshotInfo> {
     let (run_id, step) = (options.run_id.as_ref()?, options.step.as_ref()?);
-    table
-        .ancestors()
-        .find(|snapshot| {
-            let summary = &snapshot.summary().additional_properties;
-            summary.get(RUN_ID_KEY) == Some(run_id) && summary.get(STEP_KEY) == Some(step)
-        })
-        .map(|snapshot| SnapshotInfo::from(snapshot.as_ref()))
+    table.committed_or_staged(|summary| summary.get(RUN_ID_KEY) == Some(run_id) && summary.get(STEP_KEY) == Some(step))
 }
 
 /// Fails if a snapshot after `base` deleted rows of the files that a compaction takes out.

@@ -35,6 +35,7 @@ use crate::exec::QueryExecutor;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
 use crate::scan::FILE_COLUMN;
+use crate::settings::{self, SessionSettings};
 use crate::table::Table;
 use crate::write::{DataFileInfo, IcebergWriteNode, RowDelta, WriteSpec};
 
@@ -73,7 +74,7 @@ pub async fn write_dataframe(
 ) -> Result<TableOutcome> {
     let (state, plan) = df.into_parts();
     let write = Write { lakehouse, executor, state: &state, options };
-    let table = crate::sql::load_table(lakehouse, table).await?;
+    let table = SessionSettings::of(&state).for_writes(crate::sql::load_table(lakehouse, table).await?)?;
     write.plan(&table, plan, &Matching::ByName, Casting::Lossless, mode).await
 }
 
@@ -116,13 +117,15 @@ impl Write<'_> {
                 TableChange::overwrite(ident, base, replaced.removed, added.clone(), replaced.check)
             }
         };
-        self.commit(change.to_branch(table.branch()), &added).await
+        self.commit(table, change, &added).await
     }
 
     /// The table with the columns that the rows have and it lacks, if its property [`ACCEPT_ANY_SCHEMA`] asks for them.
     /// They are added before the rows, once it is known that the other columns fit.
     async fn widened(&self, table: &Table, plan: &LogicalPlan, matching: &Matching, casting: Casting) -> Result<Option<Table>> {
-        let accepts = table.property(ACCEPT_ANY_SCHEMA).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let settings = SessionSettings::of(self.state);
+        let asked = settings.get(settings::MERGE_SCHEMA).or(table.property(ACCEPT_ANY_SCHEMA));
+        let accepts = asked.is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if !accepts || *matching != Matching::ByName {
             return Ok(None);
         }
@@ -151,7 +154,7 @@ impl Write<'_> {
     pub async fn commit_rows(&self, table: &Table, change: RowChange) -> Result<TableOutcome> {
         let RowChange { removed, added, base, check, .. } = change;
         let table_change = TableChange::overwrite(table.ident().clone(), base, removed, added.clone(), check);
-        self.commit(table_change.to_branch(table.branch()), &added).await
+        self.commit(table, table_change, &added).await
     }
 
     /// Runs the writing part of a plan whose columns are the table's, and returns the files written.
@@ -199,9 +202,15 @@ impl Write<'_> {
         Ok(files)
     }
 
-    async fn commit(&self, change: TableChange, added: &[DataFileInfo]) -> Result<TableOutcome> {
-        let ident = change.ident().clone();
-        match Transaction::new(self.lakehouse).add(change).commit(self.options.clone()).await {
+    async fn commit(&self, table: &Table, change: TableChange, added: &[DataFileInfo]) -> Result<TableOutcome> {
+        let ident = table.ident().clone();
+        let settings = SessionSettings::of(self.state);
+        let committed = match settings.staged_as(table) {
+            Ok(None) => Transaction::new(self.lakehouse).add(change.to_branch(table.branch())).commit(self.options.clone()).await,
+            Ok(Some(wap_id)) => Transaction::new(self.lakehouse).add(change.staged(wap_id)).commit(self.options.clone()).await,
+            Err(error) => Err(error),
+        };
+        match committed {
             Ok(outcome) => outcome
                 .table(&ident)
                 .cloned()
@@ -232,7 +241,7 @@ fn write_spec(table: &Table, plan: &LogicalPlan) -> Result<WriteSpec> {
 /// The outcome of this run and step if the table already has it.
 pub fn committed_step(table: &Table, options: &WriteOptions) -> Option<TableOutcome> {
     let (run, step) = (options.run_id.as_ref()?, options.step.as_ref()?);
-    let snapshot = table.ancestry().find(|s| s.summary.get(RUN_ID_KEY) == Some(run) && s.summary.get(STEP_KEY) == Some(step))?;
+    let snapshot = table.committed_or_staged(|summary| summary.get(RUN_ID_KEY) == Some(run) && summary.get(STEP_KEY) == Some(step))?;
     Some(TableOutcome {
         ident: table.ident().clone(),
         already_committed: true,

@@ -5,15 +5,13 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use iceberg::spec::{ManifestContentType, ManifestStatus, Operation, SnapshotRef};
 
 use super::branches::{known, point, reaches};
-use crate::commit::{CommitOptions, ConflictCheck, FileFilter, TableChange, Transaction};
+use crate::commit::{STAGED_KEY as WAP_ID, CommitOptions, ConflictCheck, FileFilter, TableChange, Transaction};
 use crate::err;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
 use crate::table::{MAIN_BRANCH, Table};
 use crate::write::DataFileInfo;
 
-/// Summary key: the staged change that a snapshot holds.
-const WAP_ID: &str = "wap.id";
 /// Summary key: the staged change that a snapshot published.
 const PUBLISHED_WAP_ID: &str = "published-wap-id";
 /// Summary key: the snapshot whose change a snapshot repeats.

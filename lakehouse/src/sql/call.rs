@@ -41,7 +41,7 @@ pub struct Argument {
 /// A value as written.
 #[derive(Debug)]
 pub enum Written {
-    Scalar(Expr),
+    Scalar(Box<Expr>),
     Map(Vec<Expr>),
     Array(Vec<Expr>),
 }
@@ -87,7 +87,7 @@ fn parse_value(parser: &mut Parser<'_>) -> Result<Written> {
     let (open, close) = match (word.as_str(), parser.peek_nth_token(1).token) {
         ("map" | "array", Token::LParen) => (Token::LParen, Token::RParen),
         ("array", Token::LBracket) => (Token::LBracket, Token::RBracket),
-        _ => return Ok(Written::Scalar(parser.parse_expr().map_err(parse_error)?)),
+        _ => return Ok(Written::Scalar(Box::new(parser.parse_expr().map_err(parse_error)?))),
     };
     parser.next_token();
     parser.expect_token(&open).map_err(parse_error)?;

@@ -20,6 +20,7 @@ use super::time_travel::VERSION_MARK;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
 use crate::scan::{IcebergTableProvider, SnapshotSelector};
+use crate::settings::{SessionSettings, WAP_BRANCH, for_reads};
 use crate::table::Table;
 
 /// Separates a table's name from the kind of metadata table: `t$snapshots`.
@@ -38,20 +39,28 @@ struct Shared {
     /// Names for listings (`information_schema`), as of the last refresh.
     listing: RwLock<BTreeMap<String, Vec<String>>>,
     temporary: RwLock<BTreeMap<(String, String), Arc<dyn TableProvider>>>,
+    /// Branch that the session reads, in tables that take part in write-audit-publish.
+    read_branch: RwLock<Option<String>>,
 }
 
 impl LakehouseCatalogProvider {
     pub fn new(lakehouse: Lakehouse) -> Self {
-        let shared = Shared { lakehouse, listing: RwLock::default(), temporary: RwLock::default() };
+        let shared = Shared { lakehouse, listing: RwLock::default(), temporary: RwLock::default(), read_branch: RwLock::default() };
         Self { shared: Arc::new(shared) }
     }
 
     /// Registers the lakehouse in `ctx` under `catalog` (config key `catalog.name`). The session's default catalog
     /// and schema must name it (`SessionConfig::with_default_catalog_and_schema`).
     pub fn register(lakehouse: Lakehouse, ctx: &SessionContext, catalog: &str) -> Arc<Self> {
+        SessionSettings::register(ctx);
         let provider = Arc::new(Self::new(lakehouse));
         ctx.register_catalog(catalog, Arc::clone(&provider) as Arc<dyn CatalogProvider>);
         provider
+    }
+
+    /// Reads by the session's settings from now on.
+    pub(super) fn follow(&self, settings: &SessionSettings) {
+        *self.shared.read_branch.write() = settings.get(WAP_BRANCH).map(str::to_owned);
     }
 
     /// Reads the names of namespaces and tables anew; look-ups of tables by name need no refresh.
@@ -105,6 +114,11 @@ impl Shared {
             return Ok(Some(at_ref(&table, SnapshotSelector::Ref(name.to_string()))?));
         }
         if let Some(table) = find_own(&self.lakehouse, &TableIdent::new(namespace, name)).await? {
+            let branch = self.read_branch.read().clone();
+            let table = match branch {
+                Some(branch) => for_reads(table, &branch)?,
+                None => table,
+            };
             return Ok(Some(Arc::new(IcebergTableProvider::try_new(&table, &SnapshotSelector::Current)?)));
         }
         // `t.branch_x`, `t.tag_x` and `t.snapshots`: the planner takes `t` for a namespace.

@@ -14,6 +14,7 @@ use super::statement::{ParsedStatement, parse_statement, split_statements};
 use super::{Runner, StatementResult, dialect_of, unsupported};
 use crate::commit::TableOutcome;
 use crate::dml::{Assignment, RowEdit, committed_step, rewrite_rows};
+use crate::settings::SessionSettings;
 use crate::table::Table;
 
 impl Runner<'_> {
@@ -105,12 +106,18 @@ impl Runner<'_> {
         }
     }
 
+    /// The table that a statement changes, on the branch that the session writes to.
+    pub(super) async fn table_to_change(&self, name: &ObjectName) -> Result<Table> {
+        let table = load_table(self.lakehouse, &ident_of(self.ctx, name)?).await?;
+        SessionSettings::of(&self.ctx.state()).for_writes(table)
+    }
+
     pub(super) async fn target(&self, from: &[TableWithJoins]) -> Result<Target> {
         let [TableWithJoins { relation: TableFactor::Table { name, alias, .. }, joins }] = from else {
             return Err(unsupported("changing several tables in one statement"));
         };
         refuse(!joins.is_empty(), "joins in the target of a change (use a subquery)")?;
-        let table = load_table(self.lakehouse, &ident_of(self.ctx, name)?).await?;
+        let table = self.table_to_change(name).await?;
         let (text, qualifier) = match alias {
             Some(alias) => {
                 let lower = if alias.name.quote_style.is_some() { alias.name.value.clone() } else { alias.name.value.to_lowercase() };

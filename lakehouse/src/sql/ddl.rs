@@ -70,11 +70,12 @@ impl Runner<'_> {
             }
             let tables = catalog.list_tables(&namespace).await?;
             let views = catalog.list_views(&namespace).await?;
-            if !(tables.is_empty() && views.is_empty()) && !cascade {
+            let holds = tables.len() + views.len();
+            if holds > 0 && !cascade {
                 let names: Vec<&str> = tables.iter().chain(&views).take(3).map(|table| table.name()).collect();
                 return Err(Error::new(
                     ErrorCode::NamespaceNotEmpty,
-                    format!("namespace {namespace} holds {} tables and views ({} …)", tables.len() + views.len(), names.join(", ")),
+                    format!("namespace {namespace} holds {holds} tables and views ({} …); DROP NAMESPACE … CASCADE drops them too", names.join(", ")),
                 ));
             }
             for view in views {

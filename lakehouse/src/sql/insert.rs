@@ -16,12 +16,12 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::catalog::load_table;
 use super::changes::{affected, last_part, refuse};
-use super::names::{ident_of, plan, wrap};
+use super::names::{plan, wrap};
 use super::statement::{keyword_of, parse_error, parser};
 use super::{Runner, StatementResult, unsupported};
 use crate::dml::{Casting, Matching, WriteMode, committed_step, fit};
+use crate::settings::{self, SessionSettings};
 use crate::table::Table;
 
 /// Table property: what `INSERT OVERWRITE` replaces in a partitioned table, `dynamic` (the default: the partitions
@@ -114,7 +114,7 @@ impl Runner<'_> {
             return Err(unsupported("INSERT without VALUES or a query"));
         };
         name_duplicates(&mut source.body);
-        let table = load_table(self.lakehouse, &ident_of(self.ctx, name)?).await?;
+        let table = self.table_to_change(name).await?;
         if let Some(done) = committed_step(&table, &self.options) {
             return Ok(affected(done.added_rows, &done));
         }
@@ -140,18 +140,18 @@ impl Runner<'_> {
                 WriteMode::OverwriteFilter(condition.map_err(Error::from_datafusion)?)
             }
             (None, false) => WriteMode::Append,
-            (None, true) => overwrite_mode(&table, &partition)?,
+            (None, true) => overwrite_mode(&table, &partition, &SessionSettings::of(&state))?,
         };
         let done = self.write(&state).plan(&table, query, &matching, Casting::Checked, mode).await?;
         Ok(affected(done.added_rows, &done))
     }
 }
 
-fn overwrite_mode(table: &Table, partition: &PartitionClause) -> Result<WriteMode> {
+fn overwrite_mode(table: &Table, partition: &PartitionClause, settings: &SessionSettings) -> Result<WriteMode> {
     if table.partition_fields().is_empty() {
         return Ok(WriteMode::OverwriteAll);
     }
-    let mode = table.property(OVERWRITE_MODE).map(str::to_ascii_lowercase);
+    let mode = settings.get(settings::OVERWRITE_MODE).or(table.property(OVERWRITE_MODE)).map(str::to_ascii_lowercase);
     let dynamic = match mode.as_deref() {
         None => None,
         Some("dynamic") => Some(true),
@@ -283,7 +283,7 @@ fn name_duplicates(body: &mut SetExpr) {
 }
 
 /// `WITH … INSERT …`: the parser makes a query of it; this is the INSERT with the WITH in its own query.
-pub fn insert_of_query(mut query: ast::Query) -> std::result::Result<Insert, ast::Query> {
+pub fn insert_of_query(mut query: Box<ast::Query>) -> std::result::Result<Insert, Box<ast::Query>> {
     match *query.body {
         SetExpr::Insert(SqlStatement::Insert(mut insert)) => {
             if let Some(source) = &mut insert.source

@@ -22,6 +22,7 @@ mod metadata_tables;
 mod names;
 mod procedures;
 mod refs;
+mod set;
 mod statement;
 mod terms;
 mod time_travel;
@@ -150,6 +151,7 @@ impl Runner<'_> {
             ParsedStatement::Delete(delete) => self.delete(*delete).await,
             ParsedStatement::Update(update) => self.update(*update).await,
             ParsedStatement::Merge(merge) => self.merge(*merge).await,
+            ParsedStatement::Set(set) => self.set(&set),
             ParsedStatement::Call(call) => self.call(*call).await,
             ParsedStatement::DataFusion(statement) => self.datafusion(*statement).await,
         }

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{Int64Type, TimeUnit};
 use datafusion::common::TableReference;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as DfStatement;
@@ -24,6 +25,7 @@ use super::time_travel::{VERSION_MARK, resolve_marker, rewrite_time_travel};
 use super::views::{expand_views, find_view};
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
+use crate::settings::SessionSettings;
 
 /// Numbers of `TIMESTAMP AS OF` below this are seconds (Spark's), others milliseconds.
 const SECONDS_MAX: i64 = 100_000_000_000;
@@ -32,6 +34,7 @@ const SECONDS_MAX: i64 = 100_000_000_000;
 pub async fn prepare(ctx: &SessionContext, lakehouse: &Lakehouse, tokens: Vec<TokenWithSpan>) -> Result<ParsedStatement> {
     // A dialect cannot be held across an await (it is not Send), so each step takes its own.
     let state = ctx.state();
+    follow_settings(ctx, &state);
     let parse = |tokens| parse_statement(tokens, dialect_of(&state)?.as_ref());
     let (mut tokens, as_of) = rewrite_time_travel(tokens, dialect_of(&state)?.as_ref())?;
     for clause in &as_of {
@@ -60,6 +63,16 @@ pub async fn prepare(ctx: &SessionContext, lakehouse: &Lakehouse, tokens: Vec<To
         return Ok(parse(tokens).unwrap_or(statement));
     }
     Ok(statement)
+}
+
+/// Lets the catalogs of the lakehouse read as the session's settings say.
+fn follow_settings(ctx: &SessionContext, state: &SessionState) {
+    let settings = SessionSettings::of(state);
+    for catalog in ctx.catalog_names().iter().filter_map(|name| ctx.catalog(name)) {
+        if let Some(catalog) = catalog.downcast_ref::<LakehouseCatalogProvider>() {
+            catalog.follow(&settings);
+        }
+    }
 }
 
 /// Plans a statement of DataFusion's.

@@ -16,6 +16,7 @@ use super::create_table::{CreateMode, CreateTableStatement, parse_create_table};
 use super::insert::{InsertClauses, InsertStatement, insert_of_query, take_clauses};
 use super::merge::{MergeStatement, parse_merge};
 use super::views::{CreateView, parse_create_view};
+use super::set::{SetStatement, parse_set};
 use super::words;
 
 /// Nesting allowed in one expression: the parser is recursive, so that a hostile text must not exhaust the stack.
@@ -70,6 +71,7 @@ pub enum ParsedStatement {
     Delete(Box<Delete>),
     Update(Box<Update>),
     Merge(Box<MergeStatement>),
+    Set(SetStatement),
     Call(Box<CallStatement>),
     /// Everything that DataFusion plans: queries, EXPLAIN, SET, CREATE EXTERNAL TABLE, views, COPY.
     DataFusion(Box<DfStatement>),
@@ -138,6 +140,9 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
     let text = |i: usize| tokens.get(i).map(|t| t.token.to_string().to_ascii_uppercase()).unwrap_or_default();
     if let Some(merge) = parse_merge(&tokens, dialect) {
         return Ok(ParsedStatement::Merge(Box::new(merge?)));
+    }
+    if let Some(set) = parse_set(&tokens) {
+        return Ok(ParsedStatement::Set(set));
     }
     match word(0) {
         Keyword::CREATE => {
@@ -269,9 +274,9 @@ fn classify(statement: DfStatement, clauses: InsertClauses) -> ParsedStatement {
     match statement {
         DfStatement::Statement(sql) => match *sql {
             SqlStatement::Insert(insert) => ParsedStatement::Insert(Box::new(clauses.with(insert))),
-            SqlStatement::Query(query) => match insert_of_query(*query) {
+            SqlStatement::Query(query) => match insert_of_query(query) {
                 Ok(insert) => ParsedStatement::Insert(Box::new(clauses.with(insert))),
-                Err(query) => ParsedStatement::DataFusion(Box::new(DfStatement::Statement(Box::new(SqlStatement::Query(Box::new(query)))))),
+                Err(query) => ParsedStatement::DataFusion(Box::new(DfStatement::Statement(Box::new(SqlStatement::Query(query))))),
             },
             SqlStatement::Delete(delete) => ParsedStatement::Delete(Box::new(delete)),
             SqlStatement::Update(update) => ParsedStatement::Update(Box::new(update)),

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use iceberg::spec::Snapshot;
 
 use super::Table;
+use crate::commit::STAGED_KEY;
 
 /// One snapshot of a table, with the summary its writer left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,15 @@ impl Table {
     /// Snapshot that the branch or tag `name` points at.
     pub fn snapshot_id_of_ref(&self, name: &str) -> Option<i64> {
         self.metadata.snapshot_for_ref(name).map(|snapshot| snapshot.snapshot_id())
+    }
+
+    /// The newest ancestor whose summary is as wanted, else such a snapshot among those that are staged.
+    pub(crate) fn committed_or_staged(&self, wanted: impl Fn(&HashMap<String, String>) -> bool) -> Option<SnapshotInfo> {
+        let summary = |snapshot: &iceberg::spec::SnapshotRef| wanted(&snapshot.summary().additional_properties);
+        let committed = self.ancestors().find(|snapshot| summary(snapshot));
+        let is_staged = |snapshot: &iceberg::spec::SnapshotRef| snapshot.summary().additional_properties.contains_key(STAGED_KEY);
+        let found = committed.or_else(|| self.metadata.snapshots().find(|snapshot| is_staged(snapshot) && summary(snapshot)));
+        found.map(|snapshot| SnapshotInfo::from(snapshot.as_ref()))
     }
 
     /// The chain of parents; ends at the first snapshot that metadata no longer knows.

@@ -113,7 +113,7 @@ impl ExecutionPlan for IcebergWriteExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
         let writer = match &self.spec.row_delta {
-            None => DataFileWriter::new(self.spec.clone(), Arc::clone(&self.store)).map(Sink::Rows),
+            None => DataFileWriter::new(self.spec.clone(), Arc::clone(&self.store)).map(Box::new).map(Sink::Rows),
             Some(delta) => RowDeltaWriter::new(self.spec.clone(), delta, Arc::clone(&self.store)).map(Box::new).map(Sink::Delta),
         };
         let writer = writer.map_err(external)?;
@@ -135,7 +135,7 @@ impl ExecutionPlan for IcebergWriteExec {
 
 /// What the rows of an input are.
 enum Sink {
-    Rows(DataFileWriter),
+    Rows(Box<DataFileWriter>),
     Delta(Box<RowDeltaWriter>),
 }
 

@@ -137,11 +137,11 @@ async fn evaluate(runner: &Runner<'_>, procedure: &Procedure, parameter: &Parame
     let wrong =
         |what: &str| bad_argument(format!("{}: argument '{}' must be {}, not {what}", procedure.name, parameter.name, parameter.kind.article()));
     let value = match (parameter.kind, written) {
-        (_, Written::Scalar(Expr::Value(value))) if value.value == SqlValue::Null => return Ok(None),
+        (_, Written::Scalar(expr)) if is_null(&expr) => return Ok(None),
         (kind, Written::Scalar(expr)) if is_computed(&expr) => return computed(runner, kind, &expr).await,
         (Kind::Text, Written::Scalar(expr)) => Value::Text(text(&expr).ok_or_else(|| wrong(&expr.to_string()))?),
         (Kind::Long, Written::Scalar(expr)) => Value::Long(long(&expr).ok_or_else(|| wrong(&expr.to_string()))?),
-        (Kind::Bool, Written::Scalar(expr)) => match &expr {
+        (Kind::Bool, Written::Scalar(expr)) => match expr.as_ref() {
             Expr::Value(value) => match value.value {
                 SqlValue::Boolean(flag) => Value::Bool(flag),
                 _ => return Err(wrong(&expr.to_string())),
@@ -174,6 +174,10 @@ async fn evaluate(runner: &Runner<'_>, procedure: &Procedure, parameter: &Parame
         (_, Written::Array(_)) => return Err(wrong("an array")),
     };
     Ok(Some(value))
+}
+
+fn is_null(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if value.value == SqlValue::Null)
 }
 
 /// Whether an expression is more than a literal. Columns and names are not: nothing in a CALL could give them a value.
