@@ -12,6 +12,7 @@
 
 mod cluster;
 mod connect;
+mod local;
 mod reporter;
 mod run_client;
 mod run_context;

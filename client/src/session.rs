@@ -13,7 +13,7 @@ use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::sql::{self, LakehouseCatalogProvider, StatementResult};
 use chainalytics_lakehouse::{Lakehouse, StoreRegistry, TableIdent};
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 
 use crate::cluster::{Cluster, ClusterPlanner, QuerySettings};
 use crate::connect;
+use crate::local;
 use crate::run_client::RunClient;
 use crate::run_context::RunContext;
 
@@ -182,11 +183,11 @@ impl QueryExecutor for Session {
             Some(cluster) => {
                 let plan = state.optimize(&plan).map_err(Error::from_datafusion)?;
                 if crate::cluster::runs_here(&plan).map_err(Error::from_datafusion)? {
-                    return self.execute_here(&plan, &state).await;
+                    return local::execute(&plan, &state).await;
                 }
                 cluster.execute_logical(plan, &state).await
             }
-            None => self.execute_here(&plan, &state).await,
+            None => local::execute(&plan, &state).await,
         }
     }
 
@@ -195,13 +196,6 @@ impl QueryExecutor for Session {
             Some(cluster) => cluster.execute_physical(plan, &self.ctx.state()).await,
             None => execute_stream(plan, self.ctx.task_ctx()).map_err(Error::from_datafusion),
         }
-    }
-}
-
-impl Session {
-    async fn execute_here(&self, plan: &LogicalPlan, state: &SessionState) -> Result<SendableRecordBatchStream> {
-        let plan = state.create_physical_plan(plan).await.map_err(Error::from_datafusion)?;
-        execute_stream(plan, self.ctx.task_ctx()).map_err(Error::from_datafusion)
     }
 }
 

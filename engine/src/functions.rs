@@ -55,18 +55,25 @@ static SHADOWED: LazyLock<Shadowed> = LazyLock::new(|| {
 #[must_use]
 pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
     builder
-        .with_scalar_functions(ballista_scalar_functions())
+        .with_scalar_functions(scalar_functions())
         .with_aggregate_functions(ballista_aggregate_functions())
         .with_window_functions(ballista_window_functions())
         .with_higher_order_functions(all_default_higher_order_functions())
         .with_spark_features()
 }
 
+/// Ballista's scalar functions, and Iceberg's transforms, by which rows are distributed.
+fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    let mut all = ballista_scalar_functions();
+    all.push(chainalytics_lakehouse::write::transform_function());
+    all
+}
+
 /// The same functions for an executor. Ballista's default registry lacks the nested (array, map, struct) functions.
 #[must_use]
 pub fn registry() -> Arc<BallistaFunctionRegistry> {
     Arc::new(BallistaFunctionRegistry {
-        scalar_functions: by_name(ballista_scalar_functions(), ScalarUDF::name, ScalarUDF::aliases),
+        scalar_functions: by_name(scalar_functions(), ScalarUDF::name, ScalarUDF::aliases),
         aggregate_functions: by_name(ballista_aggregate_functions(), AggregateUDF::name, AggregateUDF::aliases),
         window_functions: by_name(ballista_window_functions(), WindowUDF::name, WindowUDF::aliases),
         higher_order_functions: all_default_higher_order_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),

@@ -49,6 +49,10 @@ pub(crate) fn table_not_found(ident: &TableIdent) -> Error {
     Error::new(ErrorCode::TableNotFound, format!("table {ident} does not exist"))
 }
 
+pub(crate) fn namespace_not_found(namespace: &str) -> Error {
+    Error::new(ErrorCode::NamespaceNotFound, format!("there is no namespace {namespace}; SHOW NAMESPACES lists those that exist"))
+}
+
 pub(crate) fn table_exists(ident: &TableIdent) -> Error {
     Error::new(ErrorCode::TableExists, format!("table {ident} exists already"))
 }

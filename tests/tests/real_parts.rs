@@ -270,6 +270,7 @@ fn demo_adds_up_on_a_rest_catalog() {
     answers_are_lost(&place, &parts);
     many_write_at_once(&place);
     tables_and_namespaces_change(&place, &[]);
+    views_and_staged_changes(&place);
     // The S3 store speaks the protocol too: another server's reading of it, with a prefix and a warehouse of its own.
     let other = [
         format!("catalog.uri={}", parts.get("S3_ICEBERG_REST")),
@@ -334,6 +335,35 @@ fn many_write_at_once(place: &Place) {
 }
 
 /// The life of a table and its namespace. `conf` are settings beside those of the place.
+/// Views, properties of namespaces and changes that are published later, all of them the server's.
+fn views_and_staged_changes(place: &Place) {
+    let local = ["--master", "local[2]"];
+    let sql = |text: &str| place.sql(text, &local).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    sql("CREATE NAMESPACE audited COMMENT 'watched' WITH PROPERTIES ('team' = 'a', 'tier' = '1')");
+    sql("ALTER NAMESPACE audited SET PROPERTIES ('team' = 'b')");
+    sql("ALTER NAMESPACE audited UNSET PROPERTIES ('tier')");
+    let described = sql("DESCRIBE NAMESPACE EXTENDED audited");
+    assert!(described.contains("watched") && described.contains("(team,b)") && !described.contains("tier"), "{described}");
+    sql("CREATE TABLE audited.t (id BIGINT) TBLPROPERTIES ('write.wap.enabled' = 'true')");
+    sql("INSERT INTO audited.t VALUES (1)");
+    sql("SET spark.wap.id = 'w1'; INSERT INTO audited.t VALUES (2)");
+    assert_eq!(place.number("SELECT count(*) FROM audited.t", &local), 1);
+    sql("CALL system.publish_changes('audited.t', 'w1')");
+    assert_eq!(place.number("SELECT count(*) FROM audited.t", &local), 2);
+    sql("SET spark.wap.branch = 'b'; INSERT INTO audited.t VALUES (3)");
+    assert_eq!(place.number("SELECT sum(id) FROM audited.t", &local), 3);
+    assert_eq!(place.number("SELECT sum(id) FROM audited.t.branch_b", &local), 6);
+
+    sql("CREATE VIEW audited.v AS SELECT id * 10 AS ten FROM audited.t");
+    assert_eq!(place.number("SELECT sum(ten) FROM audited.v", &local), 30);
+    sql("CREATE OR REPLACE VIEW audited.v AS SELECT id * 100 AS hundred FROM audited.t");
+    assert_eq!(place.number("SELECT sum(hundred) FROM audited.v", &local), 300);
+    assert!(sql("SHOW VIEWS IN audited").contains("\"v\""));
+    sql("DROP VIEW audited.v");
+    assert!(!sql("SHOW VIEWS IN audited").contains("\"v\""));
+    sql("DROP NAMESPACE audited CASCADE");
+}
+
 fn tables_and_namespaces_change(place: &Place, conf: &[String]) {
     let mut local = vec!["--master", "local[2]"];
     local.extend(conf.iter().flat_map(|pair| ["--conf", pair.as_str()]));

@@ -19,6 +19,9 @@ use crate::table::{Table, arrow_schema};
 const DEFAULT_PROPERTIES: [(&str, &str); 2] =
     [("write.metadata.delete-after-commit.enabled", "true"), ("write.metadata.previous-versions-max", "50")];
 
+/// Property of a namespace: base URI of its tables that name no location.
+pub const NAMESPACE_LOCATION: &str = "location";
+
 /// A field of a new table's partition spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionFieldDef {
@@ -124,9 +127,14 @@ impl Catalog {
         Ok((metadata, location))
     }
 
-    /// `<warehouse>/<namespace>/<name>`, with a suffix if a dropped table left files there.
+    /// `<warehouse>/<namespace>/<name>`, or below the namespace's own location, with a suffix if a dropped table left files there.
     async fn free_location(&self, ident: &TableIdent) -> Result<String> {
-        let base = format!("{}/{}/{}", self.warehouse, ident.namespace().join("/"), ident.name());
+        let namespace = self.namespace_properties(&ident.namespace_key()).await?;
+        let folder = match namespace.get(NAMESPACE_LOCATION) {
+            Some(location) => normalize_location(location)?.trim_end_matches('/').to_owned(),
+            None => format!("{}/{}", self.warehouse, ident.namespace().join("/")),
+        };
+        let base = format!("{folder}/{}", ident.name());
         if self.store.list(&format!("{base}/metadata")).await?.is_empty() {
             return Ok(base);
         }

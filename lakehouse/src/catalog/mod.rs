@@ -19,7 +19,7 @@ use crate::ident::{TableIdent, split_namespace};
 use crate::store::StoreRegistry;
 use crate::table::Table;
 
-pub use create::{CreateTable, PartitionFieldDef};
+pub use create::{CreateTable, NAMESPACE_LOCATION, PartitionFieldDef};
 pub(crate) use create::{parse_transform, partition_spec};
 use rest::RestCatalog;
 pub use rest::RestOptions;
@@ -164,9 +164,34 @@ impl Catalog {
 
     /// Creates a namespace; one that exists stays as it is.
     pub async fn create_namespace(&self, namespace: &str) -> Result<()> {
+        self.create_namespace_with(namespace, &BTreeMap::new()).await.map(|_| ())
+    }
+
+    /// Creates a namespace with properties. `false` if it exists; then it stays as it is.
+    pub async fn create_namespace_with(&self, namespace: &str, properties: &BTreeMap<String, String>) -> Result<bool> {
         match &self.backend {
-            Backend::Sql(sql) => sql.create_namespace(namespace).await,
-            Backend::Rest(rest) => rest.create_namespace(&split_namespace(namespace)).await,
+            Backend::Sql(sql) => {
+                if self.namespace_exists(namespace).await? {
+                    return Ok(false);
+                }
+                sql.create_namespace(namespace, properties).await?;
+                Ok(true)
+            }
+            Backend::Rest(rest) => rest.create_namespace(&split_namespace(namespace), properties).await,
+        }
+    }
+
+    /// Sets and removes properties of a namespace; those to remove may be absent.
+    ///
+    /// # Errors
+    /// `NamespaceNotFound`.
+    pub async fn change_namespace(&self, namespace: &str, set: &BTreeMap<String, String>, remove: &[String]) -> Result<()> {
+        if !self.namespace_exists(namespace).await? {
+            return Err(err::namespace_not_found(namespace));
+        }
+        match &self.backend {
+            Backend::Sql(sql) => sql.change_namespace(namespace, set, remove).await,
+            Backend::Rest(rest) => rest.change_namespace(&split_namespace(namespace), set, remove).await,
         }
     }
 

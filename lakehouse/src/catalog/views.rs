@@ -10,9 +10,9 @@ use iceberg::spec::ViewMetadata;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Backend, Catalog};
+use super::{Backend, Catalog, RestCatalog};
 use crate::err;
-use crate::ident::TableIdent;
+use crate::ident::{TableIdent, split_namespace};
 use crate::table::arrow_schema;
 
 /// The SQL dialect of views that this system writes.
@@ -34,15 +34,20 @@ pub struct ViewDefinition {
 }
 
 impl Catalog {
-    /// The view of that name, if there is one; none in a REST catalog, whose views are not supported.
+    /// The view of that name, if there is one.
     ///
     /// # Errors
     /// `TableFormat` for a view without any SQL.
     pub async fn find_view(&self, ident: &TableIdent) -> Result<Option<ViewDefinition>> {
-        let Backend::Sql(sql) = &self.backend else { return Ok(None) };
-        match sql.view_location(ident).await? {
-            Some(location) => self.read_view(ident, &location).await.map(|(view, _)| Some(view)),
-            None => Ok(None),
+        match &self.backend {
+            Backend::Sql(sql) => match sql.view_location(ident).await? {
+                Some(location) => definition(ident, &location, &self.read_view(ident, &location).await?).map(Some),
+                None => Ok(None),
+            },
+            Backend::Rest(rest) => match rest.view(ident).await? {
+                Some((metadata, location)) => definition(ident, &location, &metadata).map(Some),
+                None => Ok(None),
+            },
         }
     }
 
@@ -50,7 +55,7 @@ impl Catalog {
     pub async fn list_views(&self, namespace: &str) -> Result<Vec<TableIdent>> {
         match &self.backend {
             Backend::Sql(sql) => sql.list_views(namespace).await,
-            Backend::Rest(_) => Ok(Vec::new()),
+            Backend::Rest(rest) => rest.list_views(&split_namespace(namespace)).await,
         }
     }
 
@@ -66,11 +71,15 @@ impl Catalog {
                     "views in this catalog: its table iceberg_tables has no column iceberg_type (ALTER TABLE iceberg_tables ADD COLUMN iceberg_type VARCHAR(5))",
                 ));
             }
-            Backend::Rest(_) => return Err(err::unsupported("views in a REST catalog")),
+            Backend::Rest(rest) => return self.create_rest_view(rest, ident, view, replace).await,
         };
         let old = if replace { sql.view_location(ident).await? } else { None };
         let (previous, version) = match &old {
-            Some(location) => (Some(self.read_view(ident, location).await?.1), version_of(location) + 1),
+            Some(location) => {
+                let json = self.read_view(ident, location).await?;
+                definition(ident, location, &json)?;
+                (Some(json), version_of(location) + 1)
+            }
             None => (None, 0),
         };
         let base = match &previous {
@@ -95,42 +104,62 @@ impl Catalog {
             return Ok(());
         }
         self.store.delete_best_effort(vec![location]).await;
-        Err(match old {
-            Some(_) => err::conflict(format!("view {ident} was changed meanwhile")),
-            None => Error::new(ErrorCode::TableExists, format!("a table or view {ident} exists already")),
-        })
+        Err(not_created(ident, old.is_some()))
     }
 
     /// Removes a view; `false` if there was none. Its metadata files stay.
     pub async fn drop_view(&self, ident: &TableIdent) -> Result<bool> {
         match &self.backend {
             Backend::Sql(sql) => sql.drop_view(ident).await,
-            Backend::Rest(_) => Ok(false),
+            Backend::Rest(rest) => rest.drop_view(ident).await,
         }
     }
 
-    async fn read_view(&self, ident: &TableIdent, location: &str) -> Result<(ViewDefinition, Value)> {
+    async fn create_rest_view(&self, rest: &RestCatalog, ident: &TableIdent, view: &ViewDefinition, replace: bool) -> Result<()> {
+        let previous = if replace { rest.view(ident).await?.map(|(metadata, _)| metadata) } else { None };
+        let done = match &previous {
+            Some(previous) => rest.replace_view(ident, previous, &metadata_of(view, "", Some(previous.clone()))?).await?,
+            None => {
+                self.create_namespace(&ident.namespace_key()).await?;
+                rest.create_view(ident, &metadata_of(view, "", None)?).await?
+            }
+        };
+        if done { Ok(()) } else { Err(not_created(ident, previous.is_some())) }
+    }
+
+    async fn read_view(&self, ident: &TableIdent, location: &str) -> Result<Value> {
         let broken = |what: &str| err::metadata(format!("view {ident} ({location}): {what}"));
         let bytes = self.store.read(location).await?;
-        let json: Value = serde_json::from_slice(&bytes).map_err(|e| broken(&e.to_string()))?;
-        let metadata: ViewMetadata = serde_json::from_value(json.clone()).map_err(|e| broken(&e.to_string()))?;
-        let current = metadata.current_version_id();
-        let versions = json["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let version = versions
-            .iter()
-            .find(|version| version["version-id"].as_i64() == Some(i64::from(current)))
-            .ok_or_else(|| broken("its current version is missing"))?;
-        let texts = version["representations"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let of_dialect = |dialect: &str| texts.iter().find(|text| text["dialect"].as_str().is_some_and(|d| d.eq_ignore_ascii_case(dialect)));
-        let text = of_dialect(DIALECT).or_else(|| of_dialect("spark")).or_else(|| texts.first());
-        let sql = text.and_then(|text| text["sql"].as_str()).ok_or_else(|| broken("it has no SQL"))?;
-        let definition = ViewDefinition {
-            sql: sql.to_owned(),
-            default_namespace: metadata.current_version().default_namespace().as_ref().clone(),
-            schema: Arc::new(arrow_schema::to_arrow(metadata.current_schema())?),
-            properties: metadata.properties().clone().into_iter().collect(),
-        };
-        Ok((definition, json))
+        serde_json::from_slice(&bytes).map_err(|e| broken(&e.to_string()))
+    }
+}
+
+/// What a view's metadata says; `location` is where it was read.
+fn definition(ident: &TableIdent, location: &str, json: &Value) -> Result<ViewDefinition> {
+    let broken = |what: &str| err::metadata(format!("view {ident} ({location}): {what}"));
+    let metadata: ViewMetadata = serde_json::from_value(json.clone()).map_err(|e| broken(&e.to_string()))?;
+    let current = metadata.current_version_id();
+    let versions = json["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let version = versions
+        .iter()
+        .find(|version| version["version-id"].as_i64() == Some(i64::from(current)))
+        .ok_or_else(|| broken("its current version is missing"))?;
+    let texts = version["representations"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of_dialect = |dialect: &str| texts.iter().find(|text| text["dialect"].as_str().is_some_and(|d| d.eq_ignore_ascii_case(dialect)));
+    let text = of_dialect(DIALECT).or_else(|| of_dialect("spark")).or_else(|| texts.first());
+    let sql = text.and_then(|text| text["sql"].as_str()).ok_or_else(|| broken("it has no SQL"))?;
+    Ok(ViewDefinition {
+        sql: sql.to_owned(),
+        default_namespace: metadata.current_version().default_namespace().as_ref().clone(),
+        schema: Arc::new(arrow_schema::to_arrow(metadata.current_schema())?),
+        properties: metadata.properties().clone().into_iter().collect(),
+    })
+}
+
+fn not_created(ident: &TableIdent, existed: bool) -> Error {
+    match existed {
+        true => err::conflict(format!("view {ident} was changed meanwhile")),
+        false => Error::new(ErrorCode::TableExists, format!("a table or view {ident} exists already")),
     }
 }
 

@@ -159,8 +159,7 @@ impl Write<'_> {
 
     /// Runs the writing part of a plan whose columns are the table's, and returns the files written.
     pub(crate) async fn data_files(&self, table: &Table, plan: LogicalPlan, overwrites: bool) -> Result<Vec<DataFileInfo>> {
-        let partitions = self.state.config().target_partitions();
-        let plan = distribute::distribute(plan, table, overwrites, partitions)?;
+        let plan = self.distribute(plan, table, overwrites).await?;
         let spec = write_spec(table, &plan)?.in_table_order(table);
         self.run_write(plan, spec).await
     }
@@ -176,7 +175,7 @@ impl Write<'_> {
                 .and_then(LogicalPlanBuilder::build)
                 .map_err(Error::from_datafusion)?
         } else if moves_rows {
-            distribute::distribute(plan, table, true, partitions)?
+            self.distribute(plan, table, true).await?
         } else {
             plan
         };
@@ -184,7 +183,17 @@ impl Write<'_> {
         self.run_write(plan, spec).await
     }
 
-    async fn run_write(&self, plan: LogicalPlan, spec: WriteSpec) -> Result<Vec<DataFileInfo>> {
+    async fn run_write(&self, plan: LogicalPlan, mut spec: WriteSpec) -> Result<Vec<DataFileInfo>> {
+        let settings = SessionSettings::of(self.state);
+        if let Some(codec) = settings.get(settings::COMPRESSION_CODEC) {
+            // A level goes with its codec.
+            (spec.compression, spec.compression_level) = (codec.to_ascii_lowercase(), None);
+        }
+        if let Some(level) = settings.get(settings::COMPRESSION_LEVEL) {
+            spec.compression_level = level.parse().map(Some).map_err(|_| {
+                Error::new(ErrorCode::InvalidArgument, format!("{} is '{level}', it must be a number", settings::COMPRESSION_LEVEL))
+            })?;
+        }
         let node = IcebergWriteNode::try_new(plan, spec).map_err(Error::from_datafusion)?;
         let plan = node.into_plan();
         let mut rows = self.executor.execute_logical(plan).await?;

@@ -24,7 +24,7 @@ pub use branches::{FastForwarded, Moved, ancestors_of, fast_forward, rollback_to
 pub use compact::{RewriteOptions, Rewritten, SortBy, Strategy, ZORDER_FUNCTION, rewrite_data_files, zorder_function};
 pub use deletes::{RewriteDeletesOptions, RewrittenDeletes, rewrite_position_delete_files};
 pub use expire::{ExpireOptions, Expired, expire_snapshots};
-pub use import::{ImportOptions, ImportOutcome, Registered, add_files, register_table};
+pub use import::{ImportOptions, ImportOutcome, Registered, SnapshotOptions, add_files, register_table, snapshot_files};
 pub use manifests::{RewrittenManifests, rewrite_manifests};
 pub use orphans::{OrphanOptions, PrefixMismatch, remove_orphan_files};
 pub use publish::{Published, cherrypick_snapshot, publish_changes};

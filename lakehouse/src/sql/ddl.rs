@@ -1,4 +1,4 @@
-//! DROP TABLE, namespaces, SHOW TABLES and SHOW NAMESPACES.
+//! DROP TABLE and SHOW TABLES.
 
 use std::sync::Arc;
 
@@ -9,8 +9,10 @@ use datafusion::sql::sqlparser::ast::ObjectName;
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::catalog::{find_table, table_not_found};
+use super::listing::Listing;
 use super::names::{ident_of, part_value};
 use super::{Runner, StatementResult, rows};
+use crate::err::namespace_not_found;
 
 impl Runner<'_> {
     pub(super) async fn drop_tables(&self, names: &[ObjectName], if_exists: bool, purge: bool) -> Result<StatementResult> {
@@ -48,55 +50,9 @@ impl Runner<'_> {
         Ok(StatementResult::Ok)
     }
 
-    pub(super) async fn create_namespace(&self, name: &ObjectName, if_not_exists: bool) -> Result<StatementResult> {
-        let namespace = self.namespace(name);
+    pub(super) async fn show_tables(&self, listing: &Listing) -> Result<StatementResult> {
         let catalog = self.lakehouse.catalog();
-        if !if_not_exists && catalog.namespace_exists(&namespace).await? {
-            return Err(Error::new(ErrorCode::NamespaceExists, format!("namespace {namespace} exists already")));
-        }
-        catalog.create_namespace(&namespace).await?;
-        Ok(StatementResult::Ok)
-    }
-
-    pub(super) async fn drop_namespaces(&self, names: &[ObjectName], if_exists: bool, cascade: bool) -> Result<StatementResult> {
-        let catalog = self.lakehouse.catalog();
-        for name in names {
-            let namespace = self.namespace(name);
-            if !catalog.namespace_exists(&namespace).await? {
-                if if_exists {
-                    continue;
-                }
-                return Err(namespace_not_found(&namespace));
-            }
-            let tables = catalog.list_tables(&namespace).await?;
-            let views = catalog.list_views(&namespace).await?;
-            let holds = tables.len() + views.len();
-            if holds > 0 && !cascade {
-                let names: Vec<&str> = tables.iter().chain(&views).take(3).map(|table| table.name()).collect();
-                return Err(Error::new(
-                    ErrorCode::NamespaceNotEmpty,
-                    format!("namespace {namespace} holds {holds} tables and views ({} …); DROP NAMESPACE … CASCADE drops them too", names.join(", ")),
-                ));
-            }
-            for view in views {
-                catalog.drop_view(&view).await?;
-            }
-            for table in tables {
-                catalog.drop_table(&table, false).await?;
-            }
-            catalog.drop_namespace(&namespace).await?;
-        }
-        Ok(StatementResult::Ok)
-    }
-
-    pub(super) async fn show_namespaces(&self) -> Result<StatementResult> {
-        let names = self.lakehouse.catalog().list_namespaces().await?;
-        rows(text_batch(&[("namespace", names)])?)
-    }
-
-    pub(super) async fn show_tables(&self, namespace: Option<&ObjectName>) -> Result<StatementResult> {
-        let catalog = self.lakehouse.catalog();
-        let namespace = match namespace {
+        let namespace = match &listing.namespace {
             Some(name) => {
                 let namespace = self.namespace(name);
                 if !catalog.namespace_exists(&namespace).await? {
@@ -115,6 +71,7 @@ impl Runner<'_> {
                 }
             }
         }
+        names.retain(|(name, _)| listing.lists(name));
         names.sort();
         let batch = RecordBatch::try_from_iter([
             ("namespace", Arc::new(names.iter().map(|_| Some(namespace.as_str())).collect::<StringArray>()) as _),
@@ -123,19 +80,6 @@ impl Runner<'_> {
         ]);
         rows(batch.map_err(|e| Error::new(ErrorCode::Internal, format!("SHOW TABLES: {e}")))?)
     }
-
-    /// A namespace as written, without the catalog's name.
-    pub(super) fn namespace(&self, name: &ObjectName) -> String {
-        let mut parts: Vec<String> = name.0.iter().map(part_value).collect();
-        if parts.len() > 1 && self.ctx.catalog_names().contains(&parts[0]) {
-            parts.remove(0);
-        }
-        parts.join(".")
-    }
-}
-
-fn namespace_not_found(namespace: &str) -> Error {
-    Error::new(ErrorCode::NamespaceNotFound, format!("there is no namespace {namespace}"))
 }
 
 /// Columns of text as a batch.

@@ -7,7 +7,7 @@ use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::ast::ObjectName;
 use iceberg::spec::{NestedFieldRef, PrimitiveType, SortDirection, Transform, Type};
 
-use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_common::Result;
 
 use super::catalog::{find_table, load_table, table_not_found};
 use super::ddl::text_batch;
@@ -76,21 +76,6 @@ impl Runner<'_> {
         };
         let (keys, values) = shown.into_iter().unzip();
         rows(text_batch(&[("key", keys), ("value", values)])?)
-    }
-
-    pub(super) async fn describe_namespace(&self, name: &ObjectName) -> Result<StatementResult> {
-        let namespace = self.namespace(name);
-        let catalog = self.lakehouse.catalog();
-        if !catalog.namespace_exists(&namespace).await? {
-            return Err(Error::new(ErrorCode::NamespaceNotFound, format!("there is no namespace {namespace}")));
-        }
-        let mut names = vec!["Catalog Name".to_owned(), "Namespace Name".to_owned()];
-        let mut values = vec![catalog.name().to_owned(), namespace.clone()];
-        for (key, value) in catalog.namespace_properties(&namespace).await? {
-            names.push(key);
-            values.push(value);
-        }
-        rows(text_batch(&[("info_name", names), ("info_value", values)])?)
     }
 }
 

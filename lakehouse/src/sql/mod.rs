@@ -16,10 +16,12 @@ mod defaults;
 mod describe;
 mod insert;
 mod letter_case;
+mod listing;
 mod merge;
 mod metadata_columns;
 mod metadata_tables;
 mod names;
+mod namespaces;
 mod procedures;
 mod refs;
 mod set;
@@ -135,18 +137,19 @@ impl Runner<'_> {
         match statement {
             ParsedStatement::CreateTable(create) => self.create_table(*create).await,
             ParsedStatement::DropTable { names, if_exists, purge } => self.drop_tables(&names, if_exists, purge).await,
-            ParsedStatement::CreateNamespace { name, if_not_exists } => self.create_namespace(&name, if_not_exists).await,
+            ParsedStatement::CreateNamespace(create) => self.create_namespace(create).await,
+            ParsedStatement::AlterNamespace(alter) => self.alter_namespace(alter).await,
             ParsedStatement::DropNamespace { names, if_exists, cascade } => self.drop_namespaces(&names, if_exists, cascade).await,
             ParsedStatement::CreateView(create) => self.create_view(*create).await,
             ParsedStatement::DropView { names, if_exists } => self.drop_views(&names, if_exists).await,
-            ParsedStatement::ShowViews { namespace } => self.show_views(namespace.as_ref()).await,
+            ParsedStatement::ShowViews(listing) => self.show_views(&listing).await,
             ParsedStatement::AlterTable(alter) => self.alter_table(*alter).await,
-            ParsedStatement::ShowNamespaces => self.show_namespaces().await,
-            ParsedStatement::ShowTables { namespace } => self.show_tables(namespace.as_ref()).await,
+            ParsedStatement::ShowNamespaces(listing) => self.show_namespaces(&listing).await,
+            ParsedStatement::ShowTables(listing) => self.show_tables(&listing).await,
             ParsedStatement::ShowCreateTable { name } => self.show_create_table(&name).await,
             ParsedStatement::ShowProperties { name, key } => self.show_properties(&name, key.as_deref()).await,
             ParsedStatement::Describe { name, extended } => self.describe(&name, extended).await,
-            ParsedStatement::DescribeNamespace { name } => self.describe_namespace(&name).await,
+            ParsedStatement::DescribeNamespace { name, extended } => self.describe_namespace(&name, extended).await,
             ParsedStatement::Insert(insert) => self.insert(*insert).await,
             ParsedStatement::Delete(delete) => self.delete(*delete).await,
             ParsedStatement::Update(update) => self.update(*update).await,

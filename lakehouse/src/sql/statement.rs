@@ -14,9 +14,11 @@ use super::alter_parse::{AlterTable, parse_alter_table};
 use super::call::{CallStatement, parse_call};
 use super::create_table::{CreateMode, CreateTableStatement, parse_create_table};
 use super::insert::{InsertClauses, InsertStatement, insert_of_query, take_clauses};
+use super::listing::{Listing, parse_listing};
 use super::merge::{MergeStatement, parse_merge};
-use super::views::{CreateView, parse_create_view};
+use super::namespaces::{AlterNamespace, CreateNamespace, parse_alter_namespace, parse_create_namespace};
 use super::set::{SetStatement, parse_set};
+use super::views::{CreateView, parse_create_view};
 use super::words;
 
 /// Nesting allowed in one expression: the parser is recursive, so that a hostile text must not exhaust the stack.
@@ -36,23 +38,17 @@ pub enum ParsedStatement {
         names: Vec<ObjectName>,
         if_exists: bool,
     },
-    ShowViews {
-        namespace: Option<ObjectName>,
-    },
-    CreateNamespace {
-        name: ObjectName,
-        if_not_exists: bool,
-    },
+    ShowViews(Listing),
+    CreateNamespace(CreateNamespace),
+    AlterNamespace(AlterNamespace),
     AlterTable(Box<AlterTable>),
     DropNamespace {
         names: Vec<ObjectName>,
         if_exists: bool,
         cascade: bool,
     },
-    ShowNamespaces,
-    ShowTables {
-        namespace: Option<ObjectName>,
-    },
+    ShowNamespaces(Listing),
+    ShowTables(Listing),
     ShowCreateTable {
         name: ObjectName,
     },
@@ -66,6 +62,7 @@ pub enum ParsedStatement {
     },
     DescribeNamespace {
         name: ObjectName,
+        extended: bool,
     },
     Insert(Box<InsertStatement>),
     Delete(Box<Delete>),
@@ -161,11 +158,9 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
             }
             if is_namespace_word(&text(at)) && !replace {
                 let mut parser = parser(dialect, tokens[at + 1..].to_vec());
-                let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
-                let name = parser.parse_object_name(false).map_err(parse_error)?;
-                // LOCATION, COMMENT and properties of a namespace carry no meaning here; refuse rather than ignore.
+                let create = parse_create_namespace(&mut parser)?;
                 expect_end(&parser)?;
-                return Ok(ParsedStatement::CreateNamespace { name, if_not_exists });
+                return Ok(ParsedStatement::CreateNamespace(create));
             }
         }
         Keyword::REPLACE if word(1) == Keyword::TABLE => {
@@ -173,6 +168,12 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
             let statement = parse_create_table(&mut parser, CreateMode::Replace)?;
             expect_end(&parser)?;
             return Ok(ParsedStatement::CreateTable(Box::new(statement)));
+        }
+        Keyword::ALTER if is_namespace_word(&text(1)) => {
+            let mut parser = parser(dialect, tokens[2..].to_vec());
+            let alter = parse_alter_namespace(&mut parser)?;
+            expect_end(&parser)?;
+            return Ok(ParsedStatement::AlterNamespace(alter));
         }
         Keyword::ALTER if word(1) == Keyword::TABLE => {
             let mut parser = parser(dialect, tokens[2..].to_vec());
@@ -198,7 +199,9 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
             }
         }
         Keyword::SHOW => match text(1).as_str() {
-            "SCHEMAS" | "NAMESPACES" | "DATABASES" if tokens.len() == 2 => return Ok(ParsedStatement::ShowNamespaces),
+            "SCHEMAS" | "NAMESPACES" | "DATABASES" => {
+                return Ok(ParsedStatement::ShowNamespaces(parse_listing(&mut parser(dialect, tokens[2..].to_vec()))?));
+            }
             "CREATE" if word(2) == Keyword::TABLE => {
                 let mut parser = parser(dialect, tokens[3..].to_vec());
                 let name = parser.parse_object_name(false).map_err(parse_error)?;
@@ -217,20 +220,11 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
                 return Ok(ParsedStatement::ShowProperties { name, key });
             }
             kind @ ("TABLES" | "VIEWS") => {
-                let namespace = if matches!(word(2), Keyword::IN | Keyword::FROM) {
-                    let mut parser = parser(dialect, tokens[3..].to_vec());
-                    let name = parser.parse_object_name(false).map_err(parse_error)?;
-                    expect_end(&parser)?;
-                    Some(name)
-                } else if tokens.len() == 2 {
-                    None
-                } else {
-                    return Err(syntax_error(&format!("SHOW {kind} takes only IN <namespace>")));
-                };
-                if kind == "VIEWS" {
-                    return Ok(ParsedStatement::ShowViews { namespace });
-                }
-                return Ok(ParsedStatement::ShowTables { namespace });
+                let listing = parse_listing(&mut parser(dialect, tokens[2..].to_vec()))?;
+                return Ok(match kind {
+                    "VIEWS" => ParsedStatement::ShowViews(listing),
+                    _ => ParsedStatement::ShowTables(listing),
+                });
             }
             _ => {}
         },
@@ -238,10 +232,10 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
         Keyword::DESCRIBE | Keyword::DESC => {
             if is_namespace_word(&text(1)) && tokens.len() > 2 {
                 let mut parser = parser(dialect, tokens[2..].to_vec());
-                let _extended = tokens.len() > 3 && words::accept(&mut parser, "EXTENDED");
+                let extended = tokens.len() > 3 && words::accept(&mut parser, "EXTENDED");
                 let name = parser.parse_object_name(false).map_err(parse_error)?;
                 expect_end(&parser)?;
-                return Ok(ParsedStatement::DescribeNamespace { name });
+                return Ok(ParsedStatement::DescribeNamespace { name, extended });
             }
             let mut skip = if word(1) == Keyword::TABLE { 2 } else { 1 };
             let extended = matches!(text(skip).as_str(), "EXTENDED" | "FORMATTED") && tokens.len() > skip + 1;

@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::create_table::parse_properties;
+use super::listing::Listing;
 use super::names::{ident_of, lakehouse_ident, part_value, plan, prepare, wrap};
 use super::statement::{ParsedStatement, expect_end, parse_error, split_statements};
 use super::words::{accept, expect, list, name, text};
@@ -139,12 +140,13 @@ impl Runner<'_> {
         Ok(StatementResult::Ok)
     }
 
-    pub(super) async fn show_views(&self, namespace: Option<&ObjectName>) -> Result<StatementResult> {
-        let namespace = match namespace {
+    pub(super) async fn show_views(&self, listing: &Listing) -> Result<StatementResult> {
+        let namespace = match &listing.namespace {
             Some(name) => self.namespace(name),
             None => self.ctx.state().config_options().catalog.default_schema.clone(),
         };
-        let views = self.lakehouse.catalog().list_views(&namespace).await?;
+        let mut views = self.lakehouse.catalog().list_views(&namespace).await?;
+        views.retain(|view| listing.lists(view.name()));
         let batch = RecordBatch::try_from_iter([
             ("namespace", Arc::new(views.iter().map(|_| Some(namespace.as_str())).collect::<StringArray>()) as _),
             ("viewName", Arc::new(views.iter().map(|view| Some(view.name())).collect::<StringArray>()) as _),

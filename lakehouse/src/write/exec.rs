@@ -8,11 +8,16 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{
+    Distribution, EquivalenceProperties, LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, PlanProperties,
+};
 use futures::{StreamExt, stream};
 
 use super::data_file::DataFileInfo;
@@ -38,11 +43,18 @@ pub struct IcebergWriteExec {
     store: Arc<StoreRegistry>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+    /// Rows equal in these must come to one partition: the shuffle that the plan was made with.
+    keys: Option<Vec<Arc<dyn PhysicalExpr>>>,
 }
 
 impl IcebergWriteExec {
     /// A write of `input` as `spec` says.
     pub fn new(input: Arc<dyn ExecutionPlan>, spec: WriteSpec, store: Arc<StoreRegistry>) -> Self {
+        // The optimizer takes out every shuffle that nobody says he needs.
+        let keys = match (input.is::<RepartitionExec>(), input.output_partitioning()) {
+            (true, Partitioning::Hash(keys, _)) => Some(keys.clone()),
+            _ => None,
+        };
         let partitions = input.output_partitioning().partition_count();
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(data_file_schema()),
@@ -50,7 +62,7 @@ impl IcebergWriteExec {
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        Self { input, spec, store, properties, metrics: ExecutionPlanMetricsSet::new() }
+        Self { input, spec, store, properties, metrics: ExecutionPlanMetricsSet::new(), keys }
     }
 
     /// What is written.
@@ -83,6 +95,11 @@ impl ExecutionPlan for IcebergWriteExec {
         vec![&self.input]
     }
 
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        let keys = self.keys.clone();
+        InputDistributionRequirements::new(vec![keys.map_or(Distribution::UnspecifiedDistribution, Distribution::KeyPartitioned)])
+    }
+
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
         let schema = self.input.schema();
         let keys = self.spec.sort.iter().filter_map(|key| {
@@ -105,7 +122,10 @@ impl ExecutionPlan for IcebergWriteExec {
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, self.spec.clone(), Arc::clone(&self.store)))),
+            (Some(input), true) => {
+                let new = Self::new(input, self.spec.clone(), Arc::clone(&self.store));
+                Ok(Arc::new(Self { keys: self.keys.clone().or(new.keys.clone()), ..new }))
+            }
             _ => Err(DataFusionError::Internal("IcebergWriteExec has exactly one input".to_owned())),
         }
     }

@@ -7,9 +7,9 @@ use arrow::array::types::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
     TimestampNanosecondType,
 };
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{nullif, take_record_batch};
+use arrow::datatypes::{DataType, Fields, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use chainalytics_common::Result;
 use iceberg::spec::{Literal, PartitionSpec, PrimitiveLiteral, PrimitiveType, Schema, Struct, StructType, Transform, Type};
@@ -32,7 +32,8 @@ pub(super) struct PartitionValue {
 }
 
 struct Field {
-    column: usize,
+    /// Column of the batch, then fields of structs within it.
+    path: Vec<usize>,
     transform: Transform,
     result: PrimitiveType,
 }
@@ -52,11 +53,12 @@ impl Splitter {
         let mut fields = Vec::new();
         for (field, result) in spec.fields().iter().zip(partition_type.fields()) {
             let name = schema.name_by_field_id(field.source_id).unwrap_or_default();
-            let column = arrow.index_of(name).map_err(|_| err::unsupported(format!("partition field {} over a nested column", field.name)))?;
+            let path = path_of(arrow.fields(), name)
+                .ok_or_else(|| err::unsupported(format!("partition field {} over a list, a map or a column that is gone", field.name)))?;
             let Type::Primitive(result) = result.field_type.as_ref() else {
                 return Err(err::metadata(format!("partition field {} is not a primitive", field.name)));
             };
-            fields.push(Field { column, transform: field.transform, result: result.clone() });
+            fields.push(Field { path, transform: field.transform, result: result.clone() });
         }
         Ok(Self { spec, schema, partition_type, fields, converter: None })
     }
@@ -72,7 +74,7 @@ impl Splitter {
             return Ok(vec![(Key::default(), value, batch)]);
         }
         let values: Vec<ArrayRef> =
-            self.fields.iter().map(|field| transform::apply(field.transform, batch.column(field.column))).collect::<Result<_>>()?;
+            self.fields.iter().map(|field| transform::apply(field.transform, &column_at(&batch, &field.path)?)).collect::<Result<_>>()?;
         let converter = match &mut self.converter {
             Some(converter) => converter,
             None => {
@@ -124,6 +126,35 @@ impl Splitter {
         let path = self.spec.partition_to_path(&partition, Arc::clone(&self.schema));
         Ok(PartitionValue { json, path: path.split('/').map(clean).collect::<Vec<_>>().join("/") })
     }
+}
+
+/// Where a column stands whose name has its structs before it, separated by dots.
+fn path_of(fields: &Fields, name: &str) -> Option<Vec<usize>> {
+    if let Some((at, _)) = fields.find(name) {
+        return Some(vec![at]);
+    }
+    fields.iter().enumerate().find_map(|(at, field)| {
+        let rest = name.strip_prefix(field.name().as_str())?.strip_prefix('.')?;
+        match field.data_type() {
+            DataType::Struct(inner) => path_of(inner, rest).map(|path| std::iter::once(at).chain(path).collect()),
+            _ => None,
+        }
+    })
+}
+
+/// The column at a path; null where a struct around it is.
+fn column_at(batch: &RecordBatch, path: &[usize]) -> Result<ArrayRef> {
+    let Some((first, inner)) = path.split_first() else { return Err(err::internal("a partition field of no column")) };
+    let mut column = Arc::clone(batch.column(*first));
+    for at in inner {
+        let parent = column.as_struct();
+        let child = parent.column(*at);
+        column = match parent.nulls() {
+            None => Arc::clone(child),
+            Some(nulls) => nullif(child, &BooleanArray::new(!nulls.inner(), None)).map_err(err::arrow)?,
+        };
+    }
+    Ok(column)
 }
 
 /// Iceberg never parses paths, so that any spelling will do: one that no reader could decode in another way.

@@ -67,6 +67,12 @@ pub(super) struct CreateNamespaceBody {
     pub properties: BTreeMap<String, String>,
 }
 
+#[derive(Debug, Serialize)]
+pub(super) struct NamespaceUpdateBody {
+    pub removals: Vec<String>,
+    pub updates: BTreeMap<String, String>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct TableBody {

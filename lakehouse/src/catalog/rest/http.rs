@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chainalytics_common::{Error, ErrorCode, Result};
+use reqwest::header::{ETAG, IF_NONE_MATCH};
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +64,15 @@ impl Failure {
     }
 }
 
+/// What a server answered.
+struct Answer {
+    text: String,
+    /// Names this version of what was asked for.
+    tag: Option<String>,
+    /// It is the version that the request named; `text` is empty.
+    unchanged: bool,
+}
+
 /// A server, and how we show who we are.
 pub(super) struct Http {
     client: Client,
@@ -96,11 +106,25 @@ impl Http {
 
     /// Reads; tried again while the server is away or busy.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, Failure> {
+        let answer = self.read(path, query, None).await?;
+        parse(path, &answer.text)
+    }
+
+    /// Reads what may be known already: `None` if it is still the version of the tag `known`; else with its own tag.
+    pub(super) async fn get_newer<T: DeserializeOwned>(&self, path: &str, known: Option<&str>) -> Result<Option<(T, Option<String>)>, Failure> {
+        let answer = self.read(path, &[], known).await?;
+        match answer.unchanged {
+            true => Ok(None),
+            false => Ok(Some((parse(path, &answer.text)?, answer.tag))),
+        }
+    }
+
+    async fn read(&self, path: &str, query: &[(&str, &str)], known: Option<&str>) -> Result<Answer, Failure> {
         let mut wait = READ_WAIT;
         let mut attempt = 1;
         loop {
-            match self.once::<()>(Method::GET, path, query, None).await {
-                Ok(text) => return parse(path, &text),
+            match self.once::<()>(Method::GET, path, query, None, known).await {
+                Ok(answer) => return Ok(answer),
                 Err(failure) if attempt >= READ_ATTEMPTS || !passes(&failure) => return Err(failure),
                 Err(failure) => tracing::debug!(?failure, path, attempt, "asking the REST catalog again"),
             }
@@ -118,11 +142,18 @@ impl Http {
         query: &[(&str, &str)],
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, Failure> {
-        let text = self.once(method, path, query, body).await?;
-        parse(path, &text)
+        let answer = self.once(method, path, query, body, None).await?;
+        parse(path, &answer.text)
     }
 
-    async fn once<B: Serialize + Sync>(&self, method: Method, path: &str, query: &[(&str, &str)], body: Option<&B>) -> Result<String, Failure> {
+    async fn once<B: Serialize + Sync>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<&B>,
+        known: Option<&str>,
+    ) -> Result<Answer, Failure> {
         let mut renewed = false;
         loop {
             let token = self.auth.bearer(&self.client, renewed).await?;
@@ -137,6 +168,9 @@ impl Http {
             if let Some(body) = body {
                 request = request.json(body);
             }
+            if let Some(known) = known {
+                request = request.header(IF_NONE_MATCH, known);
+            }
             let response = request.send().await.map_err(failure)?;
             let status = response.status();
             // 419: the token's time is over.
@@ -144,8 +178,10 @@ impl Http {
                 renewed = true;
                 continue;
             }
+            let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
             let text = response.text().await.map_err(|e| Failure::NoAnswer(told(&e)))?;
-            return if status.is_success() { Ok(text) } else { Err(refusal(status, &text)) };
+            let unchanged = known.is_some() && status == StatusCode::NOT_MODIFIED;
+            return if unchanged || status.is_success() { Ok(Answer { text, tag, unchanged }) } else { Err(refusal(status, &text)) };
         }
     }
 }

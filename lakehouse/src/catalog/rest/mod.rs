@@ -6,8 +6,10 @@ mod body;
 mod commit;
 mod difference;
 mod http;
+mod loaded;
 mod namespaces;
 mod register;
+mod views;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use url::form_urlencoded::byte_serialize;
 
 use self::body::{ConfigBody, CreateTableBody, IdentBody, RenameBody, TableBody, TablesBody};
 use self::http::{Failure, Http};
+use self::loaded::Loaded;
 use super::create::{CreateTable, Definition};
 use crate::err;
 use crate::ident::TableIdent;
@@ -63,7 +66,11 @@ pub(crate) struct RestCatalog {
     /// None: the server does not say what it can.
     endpoints: Option<HashSet<String>>,
     warehouse: Option<String>,
+    loaded: Loaded,
 }
+
+#[cfg(test)]
+mod tests;
 
 impl RestCatalog {
     /// Asks the server for its configuration.
@@ -87,6 +94,7 @@ impl RestCatalog {
             separator: settings.remove("namespace-separator").unwrap_or_else(|| NAMESPACE_SEPARATOR.to_owned()),
             endpoints: body.endpoints.map(|all| all.into_iter().collect()),
             warehouse: settings.remove("warehouse"),
+            loaded: Loaded::default(),
         })
     }
 
@@ -115,8 +123,14 @@ impl RestCatalog {
     }
 
     pub(crate) async fn find_table(&self, ident: &TableIdent, store: &Arc<StoreRegistry>) -> Result<Option<Table>> {
-        match self.http.get::<TableBody>(&self.table_path(ident), &[]).await {
-            Ok(body) => table(ident, body, store).map(Some),
+        let known = self.loaded.known(ident);
+        match self.http.get_newer::<TableBody>(&self.table_path(ident), known.as_ref().map(|known| known.tag.as_str())).await {
+            Ok(Some((body, tag))) => {
+                let table = table(ident, body, store)?;
+                self.loaded.keep(ident, tag, &table);
+                Ok(Some(table))
+            }
+            Ok(None) => Ok(known.map(|known| known.table)),
             Err(failure) if is_absent(&failure) => Ok(None),
             Err(failure) => Err(failure.into_error(&format!("loading table {ident}"))),
         }

@@ -4,7 +4,7 @@ use chainalytics_common::Result;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::body::{CreateNamespaceBody, NamespaceBody, NamespacesBody};
+use super::body::{CreateNamespaceBody, NamespaceBody, NamespaceUpdateBody, NamespacesBody};
 use super::http::Failure;
 use super::{NOTHING, PAGES_MAX, RestCatalog, encoded, is_absent, unknown};
 use crate::err;
@@ -13,18 +13,30 @@ use crate::err;
 const NAMESPACES_MAX: usize = 10_000;
 
 impl RestCatalog {
-    pub(crate) async fn create_namespace(&self, levels: &[String]) -> Result<()> {
+    /// `false` if it exists already.
+    pub(crate) async fn create_namespace(&self, levels: &[String], properties: &BTreeMap<String, String>) -> Result<bool> {
         if self.namespace(levels).await?.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let name = levels.join(".");
-        let body = CreateNamespaceBody { namespace: levels.to_vec(), properties: BTreeMap::new() };
+        let body = CreateNamespaceBody { namespace: levels.to_vec(), properties: properties.clone() };
         match self.http.send::<Value>(Method::POST, &self.path("namespaces"), &[], Some(&body)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             // Somebody else was quicker.
-            Err(failure) if failure.is(409) => Ok(()),
+            Err(failure) if failure.is(409) => Ok(false),
             // To create it again does no harm, so the caller may just do that.
             Err(failure) => Err(failure.into_error(&format!("creating namespace {name}"))),
+        }
+    }
+
+    /// Sets and removes properties.
+    pub(crate) async fn change_namespace(&self, levels: &[String], set: &BTreeMap<String, String>, remove: &[String]) -> Result<()> {
+        let body = NamespaceUpdateBody { removals: remove.to_vec(), updates: set.clone() };
+        let path = format!("{}/properties", self.namespace_path(levels));
+        match self.http.send::<Value>(Method::POST, &path, &[], Some(&body)).await {
+            Ok(_) => Ok(()),
+            // To set them again does no harm, so the caller may just do that.
+            Err(failure) => Err(failure.into_error(&format!("changing properties of namespace {}", levels.join(".")))),
         }
     }
 

@@ -75,7 +75,6 @@ impl SqlCatalog {
     pub(super) async fn rename_table(&self, from: &TableIdent, to: &TableIdent) -> Result<()> {
         let sql = "UPDATE iceberg_tables SET table_namespace = $1, table_name = $2 \
                    WHERE catalog_name = $3 AND table_namespace = $4 AND table_name = $5";
-        self.create_namespace(&to.namespace_key()).await?;
         let rows = with_pool!(&self.pool, pool => {
             let query = sqlx::query(sql)
                 .bind(to.namespace_key())

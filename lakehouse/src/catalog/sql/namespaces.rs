@@ -9,11 +9,28 @@ const EXISTS_KEY: &str = "exists";
 
 impl SqlCatalog {
     /// Creates a namespace; one that exists stays as it is.
-    pub(crate) async fn create_namespace(&self, namespace: &str) -> Result<()> {
-        let sql = "INSERT INTO iceberg_namespace_properties (catalog_name, namespace, property_key, property_value) \
-                   VALUES ($1, $2, $3, 'true') ON CONFLICT (catalog_name, namespace, property_key) DO NOTHING";
+    pub(crate) async fn create_namespace(&self, namespace: &str, properties: &BTreeMap<String, String>) -> Result<()> {
+        let mut all = properties.clone();
+        all.insert(EXISTS_KEY.to_owned(), "true".to_owned());
+        self.change_namespace(namespace, &all, &[]).await
+    }
+
+    /// Sets and removes properties, all or none.
+    pub(crate) async fn change_namespace(&self, namespace: &str, set: &BTreeMap<String, String>, remove: &[String]) -> Result<()> {
+        let put = "INSERT INTO iceberg_namespace_properties (catalog_name, namespace, property_key, property_value) \
+                   VALUES ($1, $2, $3, $4) ON CONFLICT (catalog_name, namespace, property_key) DO UPDATE SET property_value = excluded.property_value";
+        let delete = "DELETE FROM iceberg_namespace_properties WHERE catalog_name = $1 AND namespace = $2 AND property_key = $3";
         with_pool!(&self.pool, pool => {
-            sqlx::query(sql).bind(&self.name).bind(namespace).bind(EXISTS_KEY).execute(pool).await.map_err(|e| self.pool.error(e))?;
+            let mut transaction = pool.begin().await.map_err(|e| self.pool.error(e))?;
+            for key in remove.iter().filter(|key| *key != EXISTS_KEY) {
+                let query = sqlx::query(delete).bind(&self.name).bind(namespace).bind(key);
+                query.execute(&mut *transaction).await.map_err(|e| self.pool.error(e))?;
+            }
+            for (key, value) in set {
+                let query = sqlx::query(put).bind(&self.name).bind(namespace).bind(key).bind(value);
+                query.execute(&mut *transaction).await.map_err(|e| self.pool.error(e))?;
+            }
+            transaction.commit().await.map_err(|e| self.pool.error(e))?;
         });
         Ok(())
     }

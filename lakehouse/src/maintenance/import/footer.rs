@@ -1,6 +1,7 @@
 //! A data file's entry from the footer of a file that someone else wrote.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chainalytics_common::{Error, ErrorCode, Result};
@@ -16,7 +17,7 @@ use parquet::schema::types::ColumnDescriptor;
 
 use super::partition::Folder;
 use crate::maintenance::files::ListedFile;
-use crate::store::Location;
+use crate::store::{Location, StoreRegistry};
 use crate::table::Table;
 use crate::write::{DataFileInfo, FileContent, fill_from_footer};
 
@@ -29,7 +30,7 @@ pub(super) struct Imported {
 
 /// Reads a file's footer and makes its entry.
 pub(super) async fn describe(table: &Table, file: ListedFile, folder: Folder) -> Result<Imported> {
-    let footer = read_footer(table, &file).await?;
+    let footer = read_footer(table.store(), &file).await?;
     let schema = table.metadata().current_schema();
     let columns = footer.file_metadata().schema_descr().columns();
     let has_ids = columns.iter().any(|column| column.self_type().get_basic_info().has_id());
@@ -69,8 +70,8 @@ pub(super) async fn describe(table: &Table, file: ListedFile, folder: Folder) ->
     Ok(Imported { info, has_ids })
 }
 
-async fn read_footer(table: &Table, file: &ListedFile) -> Result<ParquetMetaData> {
-    let location = table.store().resolve(&file.uri)?;
+pub(super) async fn read_footer(store: &Arc<StoreRegistry>, file: &ListedFile) -> Result<ParquetMetaData> {
+    let location = store.resolve(&file.uri)?;
     ParquetMetaDataReader::new()
         .load_and_finish(Ranges(location), file.bytes)
         .await

@@ -2,8 +2,10 @@
 
 mod footer;
 mod partition;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,10 +16,11 @@ use crate::commit::{CommitOptions, NAME_MAPPING, TableChange, Transaction, name_
 use crate::err;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
-use crate::store::normalize_location;
+use crate::store::{StoreRegistry, normalize_location};
 use crate::table::Table;
 use footer::{Imported, describe};
 use partition::Folder;
+pub use snapshot::{SnapshotOptions, snapshot_files};
 
 /// Footers read at once unless the caller says otherwise.
 const FOOTER_READS: usize = 16;
@@ -51,7 +54,7 @@ pub struct ImportOutcome {
 pub async fn add_files(lakehouse: &Lakehouse, ident: &TableIdent, options: &ImportOptions) -> Result<ImportOutcome> {
     let table = lakehouse.catalog().load_table(ident).await?;
     let source = normalize_location(&options.source)?;
-    let found = parquet_files(&table, &source).await?;
+    let found = parquet_files(table.store(), &source).await?;
     if found.is_empty() {
         return Err(err::invalid(format!("there are no Parquet files under {source}")));
     }
@@ -96,12 +99,11 @@ pub async fn add_files(lakehouse: &Lakehouse, ident: &TableIdent, options: &Impo
     Ok(outcome)
 }
 
-async fn parquet_files(table: &Table, source: &str) -> Result<Vec<ListedFile>> {
+async fn parquet_files(store: &Arc<StoreRegistry>, source: &str) -> Result<Vec<ListedFile>> {
     let is_parquet = |uri: &str| {
         let name = uri.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
         name.ends_with(".parquet") || name.ends_with(".parq") || !name.contains('.')
     };
-    let store = table.store();
     let mut files = Vec::new();
     for file in list(store, source).await? {
         let inner = file.uri.strip_prefix(source).unwrap_or(&file.uri);

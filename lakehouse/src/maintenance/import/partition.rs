@@ -12,6 +12,26 @@ use crate::table::Table;
 /// A folder that stands for NULL.
 const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 
+/// Names and values of the folders `name=value` between `root` and a file, and of those that `root` ends with.
+pub(super) fn folders(root: &str, uri: &str) -> Vec<(String, String)> {
+    let folder = uri.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let (above, below) = match folder.strip_prefix(root) {
+        Some(below) => (root, below),
+        // The root is the file itself.
+        None => (folder, ""),
+    };
+    // The root may be a partition's folder.
+    let mut above: Vec<&str> = above.rsplit('/').take_while(|part| part.contains('=')).collect();
+    above.reverse();
+    let parts = above.into_iter().chain(below.split('/')).filter_map(|part| part.split_once('='));
+    parts.map(|(name, value)| (unescape(name), unescape(value))).collect()
+}
+
+/// Whether a folder's value stands for NULL.
+pub(super) fn is_null(value: &str) -> bool {
+    value == NULL_FOLDER
+}
+
 /// The partition that a file lies in.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Folder {
@@ -26,19 +46,8 @@ impl Folder {
     /// `InvalidArgument` if they are not the table's partition columns, or a value is not of its column's type.
     pub fn of(table: &Table, root: &str, uri: &str) -> Result<Self> {
         let mut named: BTreeMap<String, Option<String>> = BTreeMap::new();
-        let folder = uri.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let (above, below) = match folder.strip_prefix(root) {
-            Some(below) => (root, below),
-            // The root is the file itself.
-            None => (folder, ""),
-        };
-        // The root may be a partition's folder.
-        let above = above.rsplit('/').take_while(|part| part.contains('='));
-        for part in above.chain(below.split('/')) {
-            if let Some((name, value)) = part.split_once('=') {
-                let value = unescape(value);
-                named.insert(unescape(name).to_lowercase(), (value != NULL_FOLDER).then_some(value));
-            }
+        for (name, value) in folders(root, uri) {
+            named.insert(name.to_lowercase(), (!is_null(&value)).then_some(value));
         }
         let metadata = table.metadata();
         let spec = metadata.default_partition_spec();

@@ -5,7 +5,7 @@ use datafusion::arrow::array::RecordBatch;
 
 use super::result::{batch, long, long_count};
 use super::{Arguments, Kind, Procedure, bad_argument, optional, required};
-use crate::maintenance::{self, ImportOptions};
+use crate::maintenance::{self, ImportOptions, SnapshotOptions};
 use crate::sql::{Runner, unsupported};
 
 pub const PROCEDURES: &[Procedure] = &[
@@ -19,6 +19,32 @@ pub const PROCEDURES: &[Procedure] = &[
             optional("parallelism", Kind::Long),
         ],
         run: |runner, arguments| Box::pin(add_files(runner, arguments)),
+    },
+    Procedure {
+        name: "snapshot",
+        parameters: &[
+            required("source_table", Kind::Text),
+            required("table", Kind::Text),
+            optional("location", Kind::Text),
+            optional("properties", Kind::Map),
+            optional("parallelism", Kind::Long),
+        ],
+        run: |runner, arguments| Box::pin(snapshot(runner, arguments)),
+    },
+    Procedure {
+        name: "migrate",
+        parameters: &[
+            required("table", Kind::Text),
+            optional("properties", Kind::Map),
+            optional("drop_backup", Kind::Bool),
+            optional("backup_table_name", Kind::Text),
+            optional("parallelism", Kind::Long),
+        ],
+        run: |_, _| {
+            Box::pin(async {
+                Err(unsupported("migrate, which replaces a table of a Hive metastore; system.snapshot makes a table of a folder of Parquet files"))
+            })
+        },
     },
     Procedure {
         name: "register_table",
@@ -37,6 +63,18 @@ async fn add_files(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordB
     };
     let done = maintenance::add_files(runner.lakehouse, table.ident(), &options).await?;
     batch([("added_files_count", long_count(done.added_files)), ("changed_partition_count", long_count(done.changed_partitions))])
+}
+
+async fn snapshot(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordBatch> {
+    let ident = runner.table_name(arguments.required_text("table")?)?;
+    let import = ImportOptions {
+        source: source_path(arguments.required_text("source_table")?)?,
+        parallelism: arguments.count("parallelism", 1)?,
+        ..ImportOptions::default()
+    };
+    let options = SnapshotOptions { import, location: arguments.text("location").map(str::to_owned), properties: arguments.map("properties") };
+    let done = maintenance::snapshot_files(runner.lakehouse, &ident, &options).await?;
+    batch([("imported_files_count", long_count(done.added_files))])
 }
 
 async fn register_table(runner: &Runner<'_>, arguments: &Arguments) -> Result<RecordBatch> {
