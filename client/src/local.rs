@@ -47,11 +47,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_join_that_does_not_fit_is_repeated_with_one_that_spills() {
-        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(24 << 20))).build_arc().unwrap();
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(40 << 20))).build_arc().unwrap();
         let mut config = SessionConfig::new().with_target_partitions(2).with_batch_size(1024);
         config.options_mut().optimizer.prefer_hash_join = true;
+        config.options_mut().execution.sort_spill_reservation_bytes = 1 << 20;
         let ctx = SessionContext::new_with_config_rt(config, runtime);
-        let rows = "SELECT value AS k, repeat('x', 100) || value AS v FROM generate_series(1, 300000) AS g(value)";
+        let rows = "SELECT value AS k, repeat('x', 100) || value AS v FROM generate_series(1, 600000) AS g(value)";
         let sql = format!("SELECT a.k, a.v, b.v AS w FROM ({rows}) AS a JOIN ({rows}) AS b ON a.k = b.k");
         let plan = ctx.state().create_logical_plan(&sql).await.unwrap();
         let plan = ctx.state().optimize(&plan).unwrap();
@@ -64,6 +65,6 @@ mod tests {
             .try_fold(0, |sum, n| async move { Ok(sum + n) })
             .await
             .unwrap();
-        assert_eq!(rows, 300_000);
+        assert_eq!(rows, 600_000);
     }
 }

@@ -41,11 +41,14 @@ struct Shared {
     temporary: RwLock<BTreeMap<(String, String), Arc<dyn TableProvider>>>,
     /// Branch that the session reads, in tables that take part in write-audit-publish.
     read_branch: RwLock<Option<String>>,
+    /// Namespace of bare names.
+    namespace: RwLock<String>,
 }
 
 impl LakehouseCatalogProvider {
     pub fn new(lakehouse: Lakehouse) -> Self {
-        let shared = Shared { lakehouse, listing: RwLock::default(), temporary: RwLock::default(), read_branch: RwLock::default() };
+        let namespace = RwLock::new(lakehouse.default_namespace().to_owned());
+        let shared = Shared { lakehouse, listing: RwLock::default(), temporary: RwLock::default(), read_branch: RwLock::default(), namespace };
         Self { shared: Arc::new(shared) }
     }
 
@@ -58,9 +61,15 @@ impl LakehouseCatalogProvider {
         provider
     }
 
+    /// Namespace of bare names in a new session.
+    pub(super) fn default_namespace(&self) -> &str {
+        self.shared.lakehouse.default_namespace()
+    }
+
     /// Reads by the session's settings from now on.
-    pub(super) fn follow(&self, settings: &SessionSettings) {
+    pub(super) fn follow(&self, settings: &SessionSettings, namespace: &str) {
         *self.shared.read_branch.write() = settings.get(WAP_BRANCH).map(str::to_owned);
+        namespace.clone_into(&mut self.shared.namespace.write());
     }
 
     /// Reads the names of namespaces and tables anew; look-ups of tables by name need no refresh.
@@ -78,6 +87,10 @@ impl LakehouseCatalogProvider {
 }
 
 impl Shared {
+    fn namespace(&self) -> String {
+        self.namespace.read().clone()
+    }
+
     fn temporary(&self, namespace: &str, name: &str) -> Option<Arc<dyn TableProvider>> {
         let tables = self.temporary.read();
         let exact = tables.get(&(namespace.to_string(), name.to_string()));
@@ -123,13 +136,12 @@ impl Shared {
         }
         // `t.branch_x`, `t.tag_x` and `t.snapshots`: the planner takes `t` for a namespace.
         if let Some(name) = ref_name(name)
-            && let Some(table) = find_table(&self.lakehouse, &TableIdent::new(self.lakehouse.default_namespace(), namespace)).await?
+            && let Some(table) = find_table(&self.lakehouse, &TableIdent::new(&self.namespace(), namespace)).await?
         {
             return Ok(Some(at_ref(&table, SnapshotSelector::Ref(name.to_string()))?));
         }
         if let Some(kind) = MetadataKind::parse(name) {
-            let default = self.lakehouse.default_namespace();
-            if let Some(table) = find_table(&self.lakehouse, &TableIdent::new(default, namespace)).await? {
+            if let Some(table) = find_table(&self.lakehouse, &TableIdent::new(&self.namespace(), namespace)).await? {
                 return Ok(Some(metadata_table(&table, kind).await?));
             }
         }
@@ -297,6 +309,11 @@ impl SchemaProvider for LakehouseSchemaProvider {
 }
 
 impl LakehouseSchemaProvider {
+    /// Tables and views of the session alone.
+    pub(super) fn temporary_names(&self) -> Vec<String> {
+        self.shared.temporary.read().keys().filter(|(namespace, _)| *namespace == self.namespace).map(|(_, name)| name.clone()).collect()
+    }
+
     fn listed(&self, name: &str) -> bool {
         self.shared.listing.read().get(&self.namespace).is_some_and(|names| names.iter().any(|n| n == name))
     }

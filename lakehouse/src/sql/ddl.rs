@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::ObjectName;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::catalog::{find_table, table_not_found};
+use super::catalog::{LakehouseSchemaProvider, find_table, table_not_found};
 use super::listing::Listing;
 use super::names::{ident_of, part_value};
 use super::{Runner, StatementResult, rows};
@@ -65,11 +65,9 @@ impl Runner<'_> {
         let mut names: Vec<(String, bool)> = catalog.list_tables(&namespace).await?.iter().map(|t| (t.name().to_string(), false)).collect();
         let state = self.ctx.state();
         if let Some(schema) = self.ctx.catalog(&state.config_options().catalog.default_catalog).and_then(|c| c.schema(&namespace)) {
-            for name in schema.table_names() {
-                if !names.iter().any(|(known, _)| *known == name) {
-                    names.push((name, true));
-                }
-            }
+            let temporary = schema.downcast_ref::<LakehouseSchemaProvider>().map(LakehouseSchemaProvider::temporary_names).unwrap_or_default();
+            names.retain(|(name, _)| !temporary.contains(name));
+            names.extend(temporary.into_iter().map(|name| (name, true)));
         }
         names.retain(|(name, _)| listing.lists(name));
         names.sort();

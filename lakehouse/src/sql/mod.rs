@@ -24,6 +24,7 @@ mod names;
 mod namespaces;
 mod procedures;
 mod refs;
+mod session;
 mod set;
 mod statement;
 mod terms;
@@ -155,6 +156,7 @@ impl Runner<'_> {
             ParsedStatement::Update(update) => self.update(*update).await,
             ParsedStatement::Merge(merge) => self.merge(*merge).await,
             ParsedStatement::Set(set) => self.set(&set),
+            ParsedStatement::Session(statement) => self.session(statement).await,
             ParsedStatement::Call(call) => self.call(*call).await,
             ParsedStatement::DataFusion(statement) => self.datafusion(*statement).await,
         }

@@ -70,7 +70,7 @@ fn follow_settings(ctx: &SessionContext, state: &SessionState) {
     let settings = SessionSettings::of(state);
     for catalog in ctx.catalog_names().iter().filter_map(|name| ctx.catalog(name)) {
         if let Some(catalog) = catalog.downcast_ref::<LakehouseCatalogProvider>() {
-            catalog.follow(&settings);
+            catalog.follow(&settings, &state.config_options().catalog.default_schema);
         }
     }
 }
@@ -136,9 +136,16 @@ pub fn ident_of(ctx: &SessionContext, name: &ObjectName) -> Result<TableIdent> {
     if parts.len() >= 3 && ctx.catalog(&parts[0]).is_some() {
         catalog = parts.remove(0);
     }
-    let ours = ctx.catalog(&catalog).is_some_and(|catalog| catalog.is::<LakehouseCatalogProvider>());
+    let provider = ctx.catalog(&catalog);
+    let provider = provider.as_ref().and_then(|catalog| catalog.downcast_ref::<LakehouseCatalogProvider>());
+    let ours = provider.is_some();
+    let moved = provider.is_some_and(|provider| provider.default_namespace() != defaults.default_schema);
     match parts.pop() {
         Some(table) if ours && parts.is_empty() => Ok(TableIdent::new(&defaults.default_schema, table)),
+        // After USE `t.branch_x` is a table of the namespace in use.
+        Some(last) if ours && moved && parts.len() == 1 && ref_name(&last).is_some() => {
+            Ok(TableIdent::new(&format!("{}.{}", defaults.default_schema, parts[0]), last))
+        }
         Some(table) if ours && parts[0] != "information_schema" => Ok(TableIdent::new(&parts.join("."), table)),
         _ => Err(Error::new(ErrorCode::SqlUnsupported, format!("{name} is not a table of the lakehouse, it can only be read"))),
     }

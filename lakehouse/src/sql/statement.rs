@@ -17,6 +17,7 @@ use super::insert::{InsertClauses, InsertStatement, insert_of_query, take_clause
 use super::listing::{Listing, parse_listing};
 use super::merge::{MergeStatement, parse_merge};
 use super::namespaces::{AlterNamespace, CreateNamespace, parse_alter_namespace, parse_create_namespace};
+use super::session::{SessionStatement, parse_session};
 use super::set::{SetStatement, parse_set};
 use super::views::{CreateView, parse_create_view};
 use super::words;
@@ -69,6 +70,7 @@ pub enum ParsedStatement {
     Update(Box<Update>),
     Merge(Box<MergeStatement>),
     Set(SetStatement),
+    Session(SessionStatement),
     Call(Box<CallStatement>),
     /// Everything that DataFusion plans: queries, EXPLAIN, SET, CREATE EXTERNAL TABLE, views, COPY.
     DataFusion(Box<DfStatement>),
@@ -140,6 +142,11 @@ pub fn parse_statement(mut tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) ->
     }
     if let Some(set) = parse_set(&tokens) {
         return Ok(ParsedStatement::Set(set));
+    }
+    if matches!(text(0).as_str(), "USE" | "SHOW" | "REFRESH" | "TRUNCATE" | "COMMENT")
+        && let Some(statement) = parse_session(&mut parser(dialect, tokens.clone()))?
+    {
+        return Ok(ParsedStatement::Session(statement));
     }
     match word(0) {
         Keyword::CREATE => {
