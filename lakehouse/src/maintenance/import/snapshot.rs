@@ -16,8 +16,9 @@ use crate::catalog::CreateTable;
 use crate::err;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
+use crate::maintenance::files::ListedFile;
 use crate::scan::plain_type;
-use crate::store::normalize_location;
+use crate::store::{StoreRegistry, normalize_location};
 
 /// The table to make.
 #[derive(Debug, Clone, Default)]
@@ -48,13 +49,10 @@ pub async fn snapshot_files(lakehouse: &Lakehouse, ident: &TableIdent, options: 
     }
     let partitions = partition_columns(&source, files.iter().map(|file| file.uri.as_str()));
     let parallelism = options.import.parallelism.unwrap_or(FOOTER_READS).clamp(1, 256);
-    let schemas: Vec<Schema> = stream::iter(&files)
-        .map(|file| async move {
-            let footer = read_footer(store, file).await?;
-            let meta = footer.file_metadata();
-            parquet_to_arrow_schema(meta.schema_descr(), meta.key_value_metadata())
-                .map(|schema| optional(&schema))
-                .map_err(|e| err::metadata(format!("{}: its schema: {e}", file.uri)))
+    let schemas: Vec<Schema> = stream::iter(files)
+        .map(|file| {
+            let store = Arc::clone(store);
+            async move { schema_of(&store, &file).await }
         })
         .buffered(parallelism)
         .try_collect()
@@ -79,6 +77,13 @@ pub async fn snapshot_files(lakehouse: &Lakehouse, ident: &TableIdent, options: 
             Err(error)
         }
     }
+}
+
+async fn schema_of(store: &Arc<StoreRegistry>, file: &ListedFile) -> Result<Schema> {
+    let footer = read_footer(store, file).await?;
+    let meta = footer.file_metadata();
+    let schema = parquet_to_arrow_schema(meta.schema_descr(), meta.key_value_metadata());
+    schema.map(|schema| optional(&schema)).map_err(|e| err::metadata(format!("{}: its schema: {e}", file.uri)))
 }
 
 /// A file's columns, none required, without what only Parquet's reader would want to know.
