@@ -4,6 +4,7 @@
 pub mod answers;
 pub mod lakehouse;
 pub mod machine;
+pub mod parts;
 pub mod peers;
 pub mod process;
 pub mod results;

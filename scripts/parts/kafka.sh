@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Apache Kafka, one broker in KRaft mode. Ports: 9292 clients, 9293 controller.
+# With KAFKA_PROXY_PORT in the environment of `start`, it listens on 9294 as well, for a proxy on that port: its clients are sent back to the proxy.
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/common.sh"
 version=3.9.1
@@ -32,14 +33,19 @@ PYTHON
 start_part() {
   local folder="$1" port=$((9292 + $2)) controller=$((9293 + $2))
   need_free_ports "$port" "$controller"
+  local more='' advertised='' map=''
+  if [ -n "${KAFKA_PROXY_PORT:-}" ]; then
+    more=",PROXIED://127.0.0.1:$((9294 + $2))" advertised=",PROXIED://127.0.0.1:$KAFKA_PROXY_PORT" map=,PROXIED:PLAINTEXT
+  fi
   cat >"$folder/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$port
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller$more
+advertised.listeners=PLAINTEXT://127.0.0.1:$port$advertised
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT$map
 controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
 log.dirs=$folder/data
 num.partitions=3
 offsets.topic.num.partitions=3

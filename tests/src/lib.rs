@@ -1,6 +1,9 @@
 //! Harness of the end-to-end tests: clusters of real processes of the release binary, each in a directory and on ports of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod dice;
+pub mod numbered;
+pub mod proxy;
 pub mod slt;
 
 use std::ffi::OsStr;

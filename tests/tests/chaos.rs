@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use chainalytics_tests::dice::Dice;
 use chainalytics_tests::{Place, http_get, signal, wait_for};
 use serde_json::Value;
 
@@ -30,19 +31,6 @@ enum Fault {
     KillTwo,
     Freeze,
     Drain,
-}
-
-/// splitmix64: the faults are a function of the seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % n
-    }
 }
 
 struct Cluster {
