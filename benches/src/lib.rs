@@ -2,13 +2,16 @@
 //! `benches/README.md` has the commands and what they gave.
 
 pub mod answers;
+pub mod freshness;
 pub mod lakehouse;
+pub(crate) mod live;
 pub mod machine;
 pub mod parts;
 pub mod peers;
 pub mod process;
 pub mod results;
 pub mod sampler;
+pub mod soak;
 pub mod streaming;
 pub mod tpch;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chainalytics_benches::tpch::run::{Options, Side};
-use chainalytics_benches::{Result, lakehouse, note, streaming, tpch};
+use chainalytics_benches::{Result, freshness, lakehouse, note, soak, streaming, tpch};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -23,6 +23,10 @@ enum Command {
     },
     /// Kafka to Iceberg: records a second, peak memory
     Streaming(streaming::Options),
+    /// How long after its making an event is seen in Iceberg by a reader
+    Freshness(freshness::Options),
+    /// A stream for a long time: memory, commit time, files, lag, minute by minute
+    Soak(soak::Options),
     /// Iceberg scan and partitioned write beside DataFusion's own on the same data
     Lakehouse(lakehouse::Options),
 }
@@ -107,6 +111,8 @@ fn run(cli: Cli) -> Result<()> {
             tpch::run::run(&Options { rounds, passes, executors, port_offset, sides, queries, conf, dry_run, ..options(place) })
         }
         Command::Streaming(options) => streaming::run(&options),
+        Command::Freshness(options) => freshness::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Lakehouse(options) => lakehouse::run(&options),
     }
 }

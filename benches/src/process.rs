@@ -122,6 +122,17 @@ impl Cluster {
         self.services.iter().filter(|(role, _)| role != "broker").map(|(_, pid)| *pid).collect()
     }
 
+    /// Name and pid of each process, executors numbered.
+    #[must_use]
+    pub fn named(&self) -> Vec<(String, u32)> {
+        let mut executors = 0;
+        let name = |(role, pid): &(String, u32)| {
+            executors += u32::from(role == "executor");
+            (if role == "executor" { format!("{role}-{executors}") } else { role.clone() }, *pid)
+        };
+        self.services.iter().map(name).collect()
+    }
+
     /// The embedded broker, if there is one.
     #[must_use]
     pub fn broker(&self) -> Vec<u32> {

@@ -127,6 +127,13 @@ impl Shared {
     }
 }
 
+/// Resident memory and proportional share of one process, in bytes; `None` if it is gone.
+#[must_use]
+pub fn memory(pid: u32) -> Option<(u64, u64)> {
+    let (_, process) = read(PathBuf::from(format!("/proc/{pid}")), pid)?;
+    Some((process.rss_bytes, pss_bytes(pid).unwrap_or(process.rss_bytes)))
+}
+
 fn pss_bytes(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find(|l| l.starts_with("Pss:"))?;

@@ -52,7 +52,8 @@ need_free_ports() {
   done
 }
 
-alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
+# Killed processes that nobody has reaped yet still have their pid; they are not alive.
+alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null && ! grep -q '^State:[[:space:]]*Z' "/proc/$(cat "$1")/status" 2>/dev/null; }
 
 # launch FOLDER COMMAND...: runs it in the background with its output in FOLDER/log and its pid in FOLDER/pid.
 launch() {
