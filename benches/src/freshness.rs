@@ -17,6 +17,8 @@ use crate::{Result, machine, note, results};
 const LOOK: Duration = Duration::from_millis(50);
 /// What is left out at the start, until all processes are warm.
 const WARM_UP: Duration = Duration::from_secs(15);
+/// Events come for so much longer: the stream's start, and those that are still unseen at the end.
+const MARGIN: Duration = Duration::from_secs(20);
 
 /// See the command's help.
 #[derive(Debug, clap::Args)]
@@ -78,11 +80,12 @@ pub fn run(options: &Options) -> Result<()> {
 /// Events by the milliseconds until they were seen, events sent and stored, peak memory of the engine in MB.
 fn measure(options: &Options, dir: &std::path::Path) -> Result<(BTreeMap<u64, u64>, u64, u64, u64, u64)> {
     let length = Duration::from_secs(options.seconds);
-    let mut live = Live::start(&options.live, dir, WARM_UP + length)?;
+    let mut live = Live::start(&options.live, dir, WARM_UP + length + MARGIN)?;
     let mut engine = live.cluster.engine();
     engine.extend(live.processes().into_iter().filter(|(name, _)| name == "driver").map(|(_, pid)| pid));
     let sampler = Sampler::watch(engine);
     let from = now_ms() + WARM_UP.as_millis() as u64;
+    let to = from + length.as_millis() as u64;
     let last = format!("SELECT max(ingestion_batch_id) AS b FROM {TABLE}");
     // When each batch was seen first; a batch between two looks was seen with the later one.
     let mut seen: BTreeMap<u64, u64> = BTreeMap::new();
@@ -105,7 +108,7 @@ fn measure(options: &Options, dir: &std::path::Path) -> Result<(BTreeMap<u64, u6
         let (Some(batch), Some(made), Some(n)) = (row["b"].as_u64(), row["ms"].as_u64(), row["n"].as_u64()) else { return Err(format!("odd row {row}")) };
         // The last batches came when nobody looked any more.
         if let Some((_, at)) = seen.range(batch..).next()
-            && made >= from
+            && (from..to).contains(&made)
         {
             *latencies.entry(at.saturating_sub(made)).or_insert(0) += n;
         }
