@@ -2,7 +2,10 @@
 //! `benches/README.md` has the commands and what they gave.
 
 pub mod answers;
+pub mod beside;
+mod events;
 pub mod freshness;
+mod kafka;
 pub mod lakehouse;
 pub(crate) mod live;
 pub mod machine;
@@ -12,6 +15,7 @@ pub mod process;
 pub mod results;
 pub mod sampler;
 pub mod soak;
+mod spark;
 pub mod streaming;
 pub mod tpch;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chainalytics_benches::tpch::run::{Options, Side};
-use chainalytics_benches::{Result, freshness, lakehouse, note, soak, streaming, tpch};
+use chainalytics_benches::{Result, beside, freshness, lakehouse, note, soak, streaming, tpch};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ enum Command {
     },
     /// Kafka to Iceberg: records a second, peak memory
     Streaming(streaming::Options),
+    /// Kafka to Iceberg beside Spark on the same topics, JSON and Avro
+    StreamingSpark(beside::Options),
     /// How long after its making an event is seen in Iceberg by a reader
     Freshness(freshness::Options),
     /// A stream for a long time: memory, commit time, files, lag, minute by minute
@@ -111,6 +113,7 @@ fn run(cli: Cli) -> Result<()> {
             tpch::run::run(&Options { rounds, passes, executors, port_offset, sides, queries, conf, dry_run, ..options(place) })
         }
         Command::Streaming(options) => streaming::run(&options),
+        Command::StreamingSpark(options) => beside::run(&options),
         Command::Freshness(options) => freshness::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Lakehouse(options) => lakehouse::run(&options),
