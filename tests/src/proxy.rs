@@ -1,4 +1,4 @@
-//! A TCP proxy between the platform and a part: it lets through, cuts, holds back, and loses the answer to one COMMIT.
+//! A TCP proxy between the platform and a part: it lets through, cuts, holds back, and loses or keeps one COMMIT.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -21,6 +21,8 @@ pub enum Commits {
     LoseAnswer = 1,
     /// It never reaches the server; the connection breaks just as well.
     LoseRequest = 2,
+    /// It waits in the proxy, its transaction open, until [`Proxy::release`].
+    Keep = 3,
 }
 
 #[derive(Default)]
@@ -31,6 +33,7 @@ struct State {
     epoch: AtomicU64,
     commits: AtomicU8,
     lost_commits: AtomicU64,
+    keeping: AtomicBool,
     open: AtomicU64,
     upstream: AtomicU16,
 }
@@ -84,6 +87,16 @@ impl Proxy {
         self.state.commits.store(what as u8, Ordering::SeqCst);
     }
 
+    /// Whether a COMMIT waits here.
+    pub fn keeps(&self) -> bool {
+        self.state.keeping.load(Ordering::SeqCst)
+    }
+
+    /// Lets the COMMIT go on that waits here.
+    pub fn release(&self) {
+        self.state.keeping.store(false, Ordering::SeqCst);
+    }
+
     /// COMMITs lost so far.
     pub fn lost_commits(&self) -> u64 {
         self.state.lost_commits.load(Ordering::SeqCst)
@@ -127,6 +140,13 @@ fn serve(client: TcpStream, state: &Arc<State>) {
             tail.drain(..tail.len() - keep);
             let armed = if is_commit { state.commits.swap(Commits::Pass as u8, Ordering::SeqCst) } else { Commits::Pass as u8 };
             if armed == Commits::Pass as u8 {
+                return to.write_all(bytes).is_ok();
+            }
+            if armed == Commits::Keep as u8 {
+                state.keeping.store(true, Ordering::SeqCst);
+                while state.keeping.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 return to.write_all(bytes).is_ok();
             }
             if armed == Commits::LoseAnswer as u8 {

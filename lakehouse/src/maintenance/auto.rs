@@ -5,6 +5,10 @@
 //! | `chainalytics.maintenance.enabled` | whether [`auto`] does anything | `false` |
 //! | `chainalytics.maintenance.every-commits` | commits after which it does | `20` |
 //! | `chainalytics.maintenance.min-input-files` | small files of a partition that are worth compacting | `5` |
+//! | `chainalytics.maintenance.min-file-size-bytes` | files of this size are left as they are | 32 MiB, or less for small target sizes |
+//!
+//! A file is rewritten until it has that size and then never again: a table that is fed for days would otherwise be rewritten as a whole each time
+//! until its files have their target size. `CALL system.rewrite_data_files` makes the large ones, at a quiet time.
 //!
 //! What expires is up to `history.expire.*`, the size of files to `write.target-file-size-bytes`.
 
@@ -24,11 +28,15 @@ use crate::exec::{LocalExecutor, QueryExecutor};
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
 use crate::table::Table;
+use crate::write::TARGET_FILE_SIZE;
 
 const ENABLED: &str = "chainalytics.maintenance.enabled";
 const EVERY_COMMITS: &str = "chainalytics.maintenance.every-commits";
 const MIN_INPUT_FILES: &str = "chainalytics.maintenance.min-input-files";
+const MIN_FILE_SIZE: &str = "chainalytics.maintenance.min-file-size-bytes";
 
+/// Large enough to read well, and reached within a few rounds.
+const MIN_FILE_SIZE_DEFAULT: u64 = 32 << 20;
 const EVERY_COMMITS_DEFAULT: i64 = 20;
 /// Manifests above which they are joined; the merging of appends keeps them below where it is on.
 const MANIFESTS_MAX: usize = 200;
@@ -66,6 +74,7 @@ pub async fn maintain(write: &Write<'_>, ident: &TableIdent) -> Result<Maintaine
     if let Some(files) = number(table.properties(), MIN_INPUT_FILES)? {
         settings.insert("min-input-files".to_owned(), files.to_string());
     }
+    settings.insert("min-file-size-bytes".to_owned(), min_file_size(&table)?.to_string());
     let options = RewriteOptions { settings, ..RewriteOptions::default() };
     let mut done = Maintained::default();
     if let Some(compacted) = unless_lost(rewrite_data_files(write, ident, &options).await)? {
@@ -85,6 +94,13 @@ pub async fn maintain(write: &Write<'_>, ident: &TableIdent) -> Result<Maintaine
         done.expired = expired;
     }
     Ok(done)
+}
+
+/// Files below it are worth rewriting; never above what a compaction by hand would take for small.
+fn min_file_size(table: &Table) -> Result<u64> {
+    let target = number(table.properties(), TARGET_FILE_SIZE)?.and_then(|bytes| u64::try_from(bytes).ok());
+    let wanted = number(table.properties(), MIN_FILE_SIZE)?.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(MIN_FILE_SIZE_DEFAULT);
+    Ok(target.map_or(wanted, |target| wanted.min(target / 4 * 3)))
 }
 
 fn is_due(table: &Table) -> Result<bool> {

@@ -153,11 +153,17 @@ impl Bed {
     /// Waits until the stream has committed something more, or everything.
     pub fn await_some(&mut self) {
         let before = self.stored();
-        wait_for("a batch of the stream", CATCH_UP, || {
+        let deadline = Instant::now() + CATCH_UP;
+        loop {
             self.supervise();
-            let now = self.stored()?;
-            before.is_none_or(|before| now > before || now >= self.events.sent()).then_some(())
-        });
+            if let Some(now) = self.stored()
+                && before.is_none_or(|before| now > before || now >= self.events.sent())
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no batch of the stream in {CATCH_UP:?}, {before:?} rows; {}", self.last_words());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until every event that was sent is acknowledged and stored.
@@ -180,7 +186,7 @@ impl Bed {
         let logs = std::fs::read_dir(self.place.path()).unwrap().flatten().map(|entry| entry.path());
         let mut logs: Vec<_> = logs.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spawn-"))).collect();
         logs.sort_by_key(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok());
-        let tails = logs.iter().rev().take(2).map(|path| {
+        let tails = logs.iter().rev().take(3).map(|path| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             format!("{}:\n{}", path.display(), lines[lines.len().saturating_sub(12)..].join("\n"))
@@ -257,6 +263,7 @@ impl Bed {
     pub fn make_whole(&mut self) {
         self.kafka.mend();
         self.catalog.mend();
+        self.catalog.release();
         let live = self.live_executors();
         for n in live.len()..self.executors {
             let name = format!("executor.name=again-{}-{n}", self.replacements.len());

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub enum Fault {
     KillDriver,
     DriverZombie,
+    FrozenInCommit,
     KillExecutor,
     KillTwoExecutors,
     ExecutorZombie,
@@ -37,7 +38,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 20] = [
+    pub const ALL: [Fault; 21] = [
         Fault::KillDriver,
         Fault::LoseAnswer,
         Fault::KillBroker,
@@ -58,6 +59,7 @@ impl Fault {
         Fault::KillTwoExecutors,
         Fault::BrokerFreeze,
         Fault::SchedulerZombie,
+        Fault::FrozenInCommit,
     ];
     /// Those that each go at another link of the chain, and do not take long.
     pub const SHORT: [Fault; 6] = [Fault::KillDriver, Fault::LoseAnswer, Fault::DriverZombie, Fault::CutCatalog, Fault::Compact, Fault::KillBroker];
@@ -66,6 +68,7 @@ impl Fault {
         match self {
             Fault::KillDriver => "driver: SIGKILL",
             Fault::DriverZombie => "driver: SIGSTOP, wakes beside its successor",
+            Fault::FrozenInCommit => "driver: SIGSTOP between UPDATE and COMMIT, wakes beside its successor",
             Fault::KillExecutor => "executor: SIGKILL",
             Fault::KillTwoExecutors => "two executors: SIGKILL",
             Fault::ExecutorZombie => "executor: SIGSTOP, wakes after its work was given to others",
@@ -105,6 +108,22 @@ impl Fault {
                 bed.await_some();
                 signal(zombie.id().into(), "CONT");
                 // It works on beside its successor, or finds itself outdone and ends.
+                bed.await_all();
+                let _gone = zombie.kill();
+                zombie.wait().unwrap();
+                hit
+            }
+            Fault::FrozenInCommit => {
+                bed.catalog.lose(Commits::Keep);
+                wait_for("a commit", PATIENCE, || (bed.catalog.keeps() || !bed.at_work()).then_some(()));
+                bed.catalog.lose(Commits::Pass);
+                let hit = bed.catalog.keeps() && at_work && alive(&mut bed.driver) && signal(bed.driver.id().into(), "STOP");
+                let mut zombie = bed.replace_driver();
+                // The server gives its rows free, or nobody could go on.
+                bed.await_some();
+                bed.await_some();
+                bed.catalog.release();
+                signal(zombie.id().into(), "CONT");
                 bed.await_all();
                 let _gone = zombie.kill();
                 zombie.wait().unwrap();

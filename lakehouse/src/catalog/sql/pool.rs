@@ -29,6 +29,9 @@ pub(crate) use with_pool;
 
 /// A connection that nobody used for so long is closed.
 const POSTGRES_IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long the server lets a transaction of ours be silent before it rolls it back, in milliseconds: a process that froze in the middle of a commit
+/// must not keep its successor from the tables. Ours take a few statements, one right after the other.
+const POSTGRES_FROZEN_MAX_MS: &str = "10000";
 
 const CREATE_TABLES: &str = "CREATE TABLE IF NOT EXISTS iceberg_tables (\
     catalog_name VARCHAR(255) NOT NULL, \
@@ -85,7 +88,7 @@ impl Pool {
         let connect = PgConnectOptions::from_str(&uri)
             .map_err(|e| err::config(format!("catalog.uri is not a PostgreSQL URL: {e}")))?
             .application_name("chainalytics")
-            .options([("lock_timeout", lock_timeout_ms.as_str())]);
+            .options([("lock_timeout", lock_timeout_ms.as_str()), ("idle_in_transaction_session_timeout", POSTGRES_FROZEN_MAX_MS)]);
         // The pool takes a refused connection for a server that is starting and tries until its time is up. At the start
         // nobody knows yet that there is a server, so the first connection is made without the pool and told at once.
         let (host, port) = (connect.get_host().to_owned(), connect.get_port());
