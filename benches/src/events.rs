@@ -23,7 +23,7 @@ pub(crate) const FIELDS: [(&str, &str, &str); 14] = [
 
 /// One JSON event in so many is cut short.
 const CUT_EVERY: u64 = 200;
-/// 2026-01-01T00:00:00Z.
+/// Seconds of a day.
 const DAY_SECONDS: u64 = 86_400;
 
 /// Avro's schema of [`FIELDS`].

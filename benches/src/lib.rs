@@ -9,6 +9,7 @@ mod kafka;
 pub mod lakehouse;
 pub(crate) mod live;
 pub mod machine;
+pub mod maintenance;
 pub mod parts;
 pub mod peers;
 pub mod process;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chainalytics_benches::tpch::run::{Options, Side};
-use chainalytics_benches::{Result, beside, freshness, lakehouse, note, soak, streaming, tpch};
+use chainalytics_benches::{Result, beside, freshness, lakehouse, maintenance, note, soak, streaming, tpch};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Streaming(streaming::Options),
     /// Kafka to Iceberg beside Spark on the same topics, JSON and Avro
     StreamingSpark(beside::Options),
+    /// MERGE, compaction and expiry beside Spark, on copies of the same tables
+    LakehouseSpark(maintenance::Options),
     /// How long after its making an event is seen in Iceberg by a reader
     Freshness(freshness::Options),
     /// A stream for a long time: memory, commit time, files, lag, minute by minute
@@ -114,6 +116,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Streaming(options) => streaming::run(&options),
         Command::StreamingSpark(options) => beside::run(&options),
+        Command::LakehouseSpark(options) => maintenance::run(&options),
         Command::Freshness(options) => freshness::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Lakehouse(options) => lakehouse::run(&options),
