@@ -15,8 +15,8 @@ use crate::err;
 
 /// First pause after something was found to be away; doubled each time.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
-/// Longest pause.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Longest pause. An attempt is one small request, and whoever waits for rows waits this much longer after an outage.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// Batches in a row that may be planned anew, as another writer or retention was faster, before the query gives up.
 const REPLANS_MAX: u32 = 20;
 /// Pause before a batch is planned anew, times the number of the attempt.
