@@ -129,7 +129,11 @@ pub fn run(options: &Options) -> Result<()> {
     for format in &options.formats {
         let Some(sides) = found.get(format) else { continue };
         let size = sizes.get(format).copied().unwrap_or(0.0);
-        let _ = write!(table, "\n{} of {size:.0} bytes:\n\n| side | seconds | events/s | wall s | peak RSS MB | peak PSS MB | CPU s |\n|---|---|---|---|---|---|---|\n", format.to_uppercase());
+        let _ = write!(
+            table,
+            "\n{} of {size:.0} bytes:\n\n| side | seconds | events/s | wall s | peak RSS MB | peak PSS MB | CPU s |\n|---|---|---|---|---|---|---|\n",
+            format.to_uppercase()
+        );
         for (side, best) in sides {
             let _ = writeln!(
                 table,
@@ -144,7 +148,9 @@ pub fn run(options: &Options) -> Result<()> {
             );
         }
         let rate = |side: Side| sides.get(&side).map(|best| 1.0 / best.seconds);
-        for (ours, theirs) in [(Side::Cluster, Side::SparkStandalone), (Side::Local, Side::SparkLocal), (Side::Cluster, Side::Bare), (Side::Local, Side::Bare)] {
+        for (ours, theirs) in
+            [(Side::Cluster, Side::SparkStandalone), (Side::Local, Side::SparkLocal), (Side::Cluster, Side::Bare), (Side::Local, Side::Bare)]
+        {
             if let (Some(a), Some(b)) = (rate(ours), rate(theirs)) {
                 let _ = writeln!(table, "\nThroughput of {} over {}: {}", ours.words(), theirs.words(), ratio(Some(a), Some(b)));
             }
@@ -203,13 +209,20 @@ fn measure(options: &Options, dir: &Path) -> Result<(Found, BTreeMap<String, f64
                     continue;
                 }
                 let once = bench.once(*side, format)?;
-                note(&format!("round {round}: {format}, {}: {:.2} s, {:.0} events/s", side.words(), once.seconds, options.records as f64 / once.seconds));
+                note(&format!(
+                    "round {round}: {format}, {}: {:.2} s, {:.0} events/s",
+                    side.words(),
+                    once.seconds,
+                    options.records as f64 / once.seconds
+                ));
                 if let Some(rows) = once.rows {
                     if rows.0 != options.records {
                         return Err(format!("{}: {} of {} events are stored", side.words(), rows.0, options.records));
                     }
                     match &stored {
-                        Some((other, there)) if *there != rows => return Err(format!("{} has {rows:?}, {} has {there:?}", side.words(), other.words())),
+                        Some((other, there)) if *there != rows => {
+                            return Err(format!("{} has {rows:?}, {} has {there:?}", side.words(), other.words()));
+                        }
                         Some(_) => {}
                         None => stored = Some((*side, rows)),
                     }

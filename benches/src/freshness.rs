@@ -49,7 +49,13 @@ pub fn run(options: &Options) -> Result<()> {
     let at = |share: f64| {
         let wanted = (total as f64 * share).ceil() as u64;
         let mut seen = 0;
-        latencies.iter().find(|(_, n)| { seen += **n; seen >= wanted }).map_or(0, |(ms, _)| *ms)
+        latencies
+            .iter()
+            .find(|(_, n)| {
+                seen += **n;
+                seen >= wanted
+            })
+            .map_or(0, |(ms, _)| *ms)
     };
     let mean = latencies.iter().map(|(ms, n)| *ms as f64 * *n as f64).sum::<f64>() / total.max(1) as f64;
     let highest = latencies.keys().last().copied().unwrap_or(0);
@@ -105,7 +111,9 @@ fn measure(options: &Options, dir: &std::path::Path) -> Result<(BTreeMap<u64, u6
     ))?;
     let mut latencies = BTreeMap::new();
     for row in &rows {
-        let (Some(batch), Some(made), Some(n)) = (row["b"].as_u64(), row["ms"].as_u64(), row["n"].as_u64()) else { return Err(format!("odd row {row}")) };
+        let (Some(batch), Some(made), Some(n)) = (row["b"].as_u64(), row["ms"].as_u64(), row["n"].as_u64()) else {
+            return Err(format!("odd row {row}"));
+        };
         // The last batches came when nobody looked any more.
         if let Some((_, at)) = seen.range(batch..).next()
             && (from..to).contains(&made)

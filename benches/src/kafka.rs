@@ -25,11 +25,18 @@ pub(crate) enum Format {
 /// Sends `records` events to the topic, which the broker makes; their bytes.
 pub(crate) fn fill(bootstrap: &str, topic: &str, records: u64, format: Format) -> Result<u64> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap).set("linger.ms", "50").set("batch.size", "524288").set("acks", "all").set("queue.buffering.max.messages", "500000");
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("linger.ms", "50")
+        .set("batch.size", "524288")
+        .set("acks", "all")
+        .set("queue.buffering.max.messages", "500000");
     let producer: BaseProducer = config.create().map_err(|e| format!("cannot make a producer: {e}"))?;
     // The broker makes topics that are asked for, with three partitions.
     let deadline = Instant::now() + PATIENCE;
-    while producer.client().fetch_metadata(Some(topic), Duration::from_secs(10)).map_or(0, |m| m.topics().first().map_or(0, |t| t.partitions().len())) != PARTITIONS as usize {
+    while producer.client().fetch_metadata(Some(topic), Duration::from_secs(10)).map_or(0, |m| m.topics().first().map_or(0, |t| t.partitions().len()))
+        != PARTITIONS as usize
+    {
         if Instant::now() > deadline {
             return Err(format!("the broker does not make topic {topic} with {PARTITIONS} partitions"));
         }

@@ -81,7 +81,8 @@ impl Live {
         binary.run(&["produce", TOPIC, "--count", "100", "--format", "json", "--quiet"])?;
         let driver = spawn(&binary, dir, "driver", &["submit", "kafka_to_bronze", "--", "--topics", TOPIC, "--trigger", &options.trigger])?;
         let (rate, length) = (options.rate.to_string(), format!("{}s", duration.as_secs()));
-        let producer = spawn(&binary, dir, "producer", &["produce", TOPIC, "--rate", &rate, "--duration", &length, "--format", "json", "--seed", "1"])?;
+        let producer =
+            spawn(&binary, dir, "producer", &["produce", TOPIC, "--rate", &rate, "--duration", &length, "--format", "json", "--seed", "1"])?;
         let mut live = Self { producer, driver, cluster, parts, binary, http_port: 9090 + options.port_offset, dir: dir.to_owned() };
         let deadline = Instant::now() + PATIENCE;
         while live.rows()? <= 100 {
@@ -111,7 +112,11 @@ impl Live {
         let _ended = self.producer.wait();
         let text = std::fs::read_to_string(self.dir.join("producer.out")).unwrap_or_default();
         let report: Value = serde_json::from_str(text.trim()).map_err(|e| format!("cannot read the producer's report: {e}: {text}"))?;
-        let sent = report["topics"][0]["acknowledged"].as_u64().or_else(|| report["topics"][0]["acked"].as_u64()).ok_or_else(|| format!("no count in {report}"))? + 100;
+        let sent = report["topics"][0]["acknowledged"]
+            .as_u64()
+            .or_else(|| report["topics"][0]["acked"].as_u64())
+            .ok_or_else(|| format!("no count in {report}"))?
+            + 100;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let stored = self.rows()?;

@@ -59,8 +59,18 @@ fn tasks() -> Vec<Task> {
     let expire = call(&format!("expire_snapshots(table => 'small', {when})"), &format!("expire_snapshots(table => 'chainalytics.small', {when})"));
     let small = "SELECT count(*) AS n, sum(id) AS a, sum(v) AS b, count(DISTINCT s) AS c FROM small".to_owned();
     vec![
-        Task { name: "MERGE of 1 %, copy-on-write", ours: merge("copy_on_write"), spark: merge("copy_on_write"), check: format!("{whole} copy_on_write") },
-        Task { name: "MERGE of 1 %, merge-on-read", ours: merge("merge_on_read"), spark: merge("merge_on_read"), check: format!("{whole} merge_on_read") },
+        Task {
+            name: "MERGE of 1 %, copy-on-write",
+            ours: merge("copy_on_write"),
+            spark: merge("copy_on_write"),
+            check: format!("{whole} copy_on_write"),
+        },
+        Task {
+            name: "MERGE of 1 %, merge-on-read",
+            ours: merge("merge_on_read"),
+            spark: merge("merge_on_read"),
+            check: format!("{whole} merge_on_read"),
+        },
         Task { name: "compaction of 2,000 small files", ours: compact.0, spark: compact.1, check: small.clone() },
         Task { name: "expiry of 101 snapshots", ours: expire.0, spark: expire.1, check: small },
     ]
@@ -121,11 +131,13 @@ pub fn run(options: &Options) -> Result<()> {
     }
     std::io::stdout().write_all(table.as_bytes()).map_err(|e| format!("cannot print: {e}"))?;
     if !options.dry_run {
-        let value = |best: &Best| {
-            json!({ "seconds": best.seconds, "peak_rss_mb": best.usage.peak_rss_bytes >> 20, "peak_pss_mb": best.usage.peak_pss_bytes >> 20, "cpu_seconds": best.usage.cpu_seconds })
-        };
-        let rows: Vec<Value> = found.iter().map(|(name, [ours, theirs])| json!({ "what": name, "ours": value(ours), "spark": value(theirs) })).collect();
-        results::append("lakehouse-spark", &json!({ "bench": "lakehouse-spark", "at": results::now(), "scale": options.scale, "machine": machine, "rows": rows }))?;
+        let value = |best: &Best| json!({ "seconds": best.seconds, "peak_rss_mb": best.usage.peak_rss_bytes >> 20, "peak_pss_mb": best.usage.peak_pss_bytes >> 20, "cpu_seconds": best.usage.cpu_seconds });
+        let rows: Vec<Value> =
+            found.iter().map(|(name, [ours, theirs])| json!({ "what": name, "ours": value(ours), "spark": value(theirs) })).collect();
+        results::append(
+            "lakehouse-spark",
+            &json!({ "bench": "lakehouse-spark", "at": results::now(), "scale": options.scale, "machine": machine, "rows": rows }),
+        )?;
         results::publish("lakehouse beside spark", &table)?;
     }
     Ok(())
@@ -156,7 +168,11 @@ fn measure(options: &Options, spark: &Spark, dir: &Path) -> Result<Found> {
             best[1].add(spark_seconds, &spark_done.usage);
             note(&format!("round {round}: {}: {seconds:.2} s against {spark_seconds:.2} s", task.name));
             // One reader for both, so that only what was written can differ.
-            let rows = |binary: &Binary| binary.script(std::slice::from_ref(&task.check), &with(machine::cores())).map(|timed| timed.into_iter().flat_map(|t| t.rows).collect::<Vec<_>>());
+            let rows = |binary: &Binary| {
+                binary
+                    .script(std::slice::from_ref(&task.check), &with(machine::cores()))
+                    .map(|timed| timed.into_iter().flat_map(|t| t.rows).collect::<Vec<_>>())
+            };
             answers::compare(&rows(&mine)?, &rows(&theirs)?).map_err(|e| format!("after {}: {e}", task.name))?;
         }
     }
@@ -194,7 +210,8 @@ fn tables(binary: &Binary, scale: f64) -> Result<()> {
     let mut statements = vec!["CREATE TABLE small (id BIGINT, v BIGINT, s STRING, p INT) PARTITIONED BY (p)".to_owned()];
     for n in 0..COMMITS {
         let range = format!("range({}, {})", n * each, (n + 1) * each);
-        statements.push(format!("INSERT INTO small SELECT value, value % 1009, concat('row ', value), CAST(value % {PARTITIONS} AS INT) FROM {range}"));
+        statements
+            .push(format!("INSERT INTO small SELECT value, value % 1009, concat('row ', value), CAST(value % {PARTITIONS} AS INT) FROM {range}"));
     }
     statements.push("SELECT count(*) AS n FROM small.files".to_owned());
     let done = binary.script(&statements, &with(1))?;

@@ -39,7 +39,8 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let machine = machine::describe();
     let dir = std::env::temp_dir().join(format!("chainalytics-soak-{}", std::process::id()));
-    let lines = options.lines.clone().unwrap_or_else(|| results::folder().join("results").join(format!("soak-{}.jsonl", results::now().replace(':', ""))));
+    let lines =
+        options.lines.clone().unwrap_or_else(|| results::folder().join("results").join(format!("soak-{}.jsonl", results::now().replace(':', ""))));
     let outcome = measure(options, &dir, &lines);
     let _removed = std::fs::remove_dir_all(&dir);
     let (minutes, sent, stored) = outcome?;
@@ -52,12 +53,22 @@ pub fn run(options: &Options) -> Result<()> {
         machine::line(&machine)
     );
     for v in &verdicts {
-        let _ = writeln!(table, "| {} | {:.1} | {:.1} | {:.1} | {:+.0} % | {} |", v.what, v.first, v.mean, v.last, v.growth * 100.0, if v.growth <= FLAT { "flat" } else { "grows" });
+        let _ = writeln!(
+            table,
+            "| {} | {:.1} | {:.1} | {:.1} | {:+.0} % | {} |",
+            v.what,
+            v.first,
+            v.mean,
+            v.last,
+            v.growth * 100.0,
+            if v.growth <= FLAT { "flat" } else { "grows" }
+        );
     }
     std::io::stdout().write_all(table.as_bytes()).map_err(|e| format!("cannot print: {e}"))?;
     note(&format!("one line a minute in {}", lines.display()));
     if !options.dry_run {
-        let values: BTreeMap<&str, Value> = verdicts.iter().map(|v| (v.what.as_str(), json!({ "first": v.first, "mean": v.mean, "last": v.last, "growth": v.growth }))).collect();
+        let values: BTreeMap<&str, Value> =
+            verdicts.iter().map(|v| (v.what.as_str(), json!({ "first": v.first, "mean": v.mean, "last": v.last, "growth": v.growth }))).collect();
         results::append(
             "soak",
             &json!({ "bench": "soak", "at": results::now(), "minutes": options.minutes, "stream": options.live.describe(), "machine": machine, "sent": sent, "stored": stored, "values": values }),

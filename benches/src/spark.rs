@@ -97,7 +97,8 @@ impl Spark {
         };
         let args = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<String>>();
         let url = format!("spark://127.0.0.1:{port}");
-        let master = spawn("master", &args(format!("org.apache.spark.deploy.master.Master --host 127.0.0.1 --port {port} --webui-port {}", port + 1)))?;
+        let master =
+            spawn("master", &args(format!("org.apache.spark.deploy.master.Master --host 127.0.0.1 --port {port} --webui-port {}", port + 1)))?;
         let mut cluster = Standalone { url: url.clone(), children: vec![master] };
         for n in 1..=workers {
             let work = dir.join(format!("work{n}"));

@@ -58,7 +58,11 @@ impl Numbered {
         let counts = Context(Arc::new(Default::default()));
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", bootstrap).set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "0");
-        config.set("linger.ms", "5").set("compression.type", "lz4").set("reconnect.backoff.max.ms", "500").set("queue.buffering.max.messages", "200000");
+        config
+            .set("linger.ms", "5")
+            .set("compression.type", "lz4")
+            .set("reconnect.backoff.max.ms", "500")
+            .set("queue.buffering.max.messages", "200000");
         Self { producer: config.create_with_context(counts.clone()).unwrap(), counts, sent: [0; PARTITIONS as usize] }
     }
 
@@ -68,7 +72,10 @@ impl Numbered {
             let partition = n % PARTITIONS;
             let seq = self.sent[partition as usize];
             let key = format!("{partition}:{seq}");
-            let mut value = format!(r#"{{"part":{partition},"seq":{seq},"text":"event {seq} of partition {partition}, {:016x}"}}"#, seq.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let mut value = format!(
+                r#"{{"part":{partition},"seq":{seq},"text":"event {seq} of partition {partition}, {:016x}"}}"#,
+                seq.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            );
             if seq % MALFORMED_EVERY == MALFORMED_EVERY - 1 {
                 value.truncate(value.len() - 5);
             }

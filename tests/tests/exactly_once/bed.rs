@@ -228,7 +228,11 @@ impl Bed {
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
         for (partition, count) in self.events.acknowledged(PATIENCE).iter().enumerate() {
             let of = &seen[partition.to_string()];
-            assert_eq!((&of["rows"], &of["positions"]), (&Value::from(*count), &Value::from(*count)), "PyIceberg's count of partition {partition}: {seen}");
+            assert_eq!(
+                (&of["rows"], &of["positions"]),
+                (&Value::from(*count), &Value::from(*count)),
+                "PyIceberg's count of partition {partition}: {seen}"
+            );
         }
         println!("PyIceberg counts the same: {seen}");
     }
@@ -267,7 +271,17 @@ impl Bed {
         let live = self.live_executors();
         for n in live.len()..self.executors {
             let name = format!("executor.name=again-{}-{n}", self.replacements.len());
-            self.start_service(&["executor", "--conf", &name, "--conf", "executor.port=0", "--conf", "executor.grpc-port=0", "--conf", "executor.health-port=0"]);
+            self.start_service(&[
+                "executor",
+                "--conf",
+                &name,
+                "--conf",
+                "executor.port=0",
+                "--conf",
+                "executor.grpc-port=0",
+                "--conf",
+                "executor.health-port=0",
+            ]);
         }
         wait_for("all executors", PATIENCE, || (self.live_executors().len() >= self.executors).then_some(()));
         self.supervise();

@@ -92,7 +92,8 @@ impl Fault {
 
     /// Whether it landed.
     pub fn strike(self, bed: &mut Bed, dice: &mut Dice) -> bool {
-        let pause = |dice: &mut Dice, least_ms: u64, most_ms: u64| std::thread::sleep(Duration::from_millis(least_ms + dice.below(most_ms - least_ms)));
+        let pause =
+            |dice: &mut Dice, least_ms: u64, most_ms: u64| std::thread::sleep(Duration::from_millis(least_ms + dice.below(most_ms - least_ms)));
         let at_work = bed.at_work();
         match self {
             Fault::KillDriver => {

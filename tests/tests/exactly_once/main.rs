@@ -31,8 +31,11 @@ fn every_acknowledged_event_is_there_once() {
     let (events, seed) = (number("EXACTLY_ONCE_EVENTS"), number("EXACTLY_ONCE_SEED").unwrap_or(7));
     let only = std::env::var("EXACTLY_ONCE_FAULTS").unwrap_or_default();
     let long = events.is_some();
-    let faults: Vec<Fault> =
-        if long { Fault::ALL.into_iter().filter(|f| only.is_empty() || only.split(',').any(|n| n == format!("{f:?}"))).collect() } else { Fault::SHORT.to_vec() };
+    let faults: Vec<Fault> = if long {
+        Fault::ALL.into_iter().filter(|f| only.is_empty() || only.split(',').any(|n| n == format!("{f:?}"))).collect()
+    } else {
+        Fault::SHORT.to_vec()
+    };
     let rounds = number("EXACTLY_ONCE_ROUNDS").unwrap_or(if long { 4 * faults.len() as u64 } else { faults.len() as u64 }).max(1);
     let each = (events.unwrap_or(100_000).div_ceil(rounds)).max(3_000);
     let Some(mut bed) = Bed::start(if long { 3 } else { 2 }, each / 15) else { return };
