@@ -37,7 +37,7 @@ fn every_acknowledged_event_is_there_once() {
         Fault::SHORT.to_vec()
     };
     let rounds = number("EXACTLY_ONCE_ROUNDS").unwrap_or(if long { 4 * faults.len() as u64 } else { faults.len() as u64 }).max(1);
-    let each = (events.unwrap_or(100_000).div_ceil(rounds)).max(3_000);
+    let each = (events.unwrap_or(60_000).div_ceil(rounds)).max(3_000);
     let Some(mut bed) = Bed::start(if long { 3 } else { 2 }, each / 15) else { return };
     let mut dice = Dice(seed);
     // An undisturbed round first: it tells how long the work takes here, and that the count is right at all.
