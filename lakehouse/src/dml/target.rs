@@ -212,7 +212,7 @@ pub(super) fn delta(table: &Table, files: &[&ScanFile], deletes: &DeleteIndex, v
                     return Err(Error::new(
                         ErrorCode::Unsupported,
                         format!(
-                            "table {} of format v3 still has position delete files, which a deletion vector would hide: run rewrite_data_files first",
+                            "table {} of format v3 still has position delete files, which a deletion vector would hide: run rewrite_position_delete_files first (options => map('rewrite-all', 'true'))",
                             table.ident()
                         ),
                     ));

@@ -59,8 +59,8 @@ pub struct RewriteDeletesOptions {
     pub rewrite_all: bool,
 }
 
-/// Joins position delete files by partition, without the rows of data files that are gone. Deletion vectors (v3) are one
-/// per data file already.
+/// Joins position delete files by partition, without the rows of data files that are gone. In format v3 those that an
+/// upgraded table still has become deletion vectors, of which each data file has one already.
 ///
 /// # Errors
 /// `CommitConflict` if rows are deleted meanwhile; those of queries and storage.
@@ -68,13 +68,22 @@ pub async fn rewrite_position_delete_files(write: &Write<'_>, ident: &TableIdent
     let table = write.lakehouse.catalog().load_table(ident).await?;
     let Some(base) = table.current_snapshot_id() else { return Ok(RewrittenDeletes::default()) };
     let provider = IcebergTableProvider::try_new(&table, &SnapshotSelector::Current)?;
-    let planned = provider.plan_files(write.state, &options.filters).await?;
-    let dangling = dangling(&table, &planned, options.filters.is_empty())?;
+    // All data files, whatever the filter: a delete file goes only with all rows that it deletes.
+    let planned = provider.plan_files(write.state, &[]).await?;
+    let dangling = match options.filters.is_empty() {
+        true => dangling(&table, &planned)?,
+        false => BTreeSet::new(),
+    };
+    let chosen = match options.filters.is_empty() {
+        true => None,
+        false => Some(partitions(&table, &provider.plan_files(write.state, &options.filters).await?)?),
+    };
     let least = options.min_input_files.unwrap_or(MIN_INPUT_FILES_DEFAULT);
     let mut groups: BTreeMap<(i32, String), Vec<&ScanFile>> = BTreeMap::new();
     for file in planned.deletes.iter().filter(|file| is_position_file(file) && !dangling.contains(file.path())) {
         groups.entry(partition_key(&table, file)?).or_default().push(file);
     }
+    groups.retain(|key, _| chosen.as_ref().is_none_or(|chosen| chosen.contains(key)));
     groups.retain(|_, files| options.rewrite_all || (files.len() > 1 && files.len() >= least));
     let mut done = RewrittenDeletes::default();
     let mut removed: BTreeSet<String> = BTreeSet::new();
@@ -124,7 +133,7 @@ pub(super) async fn remove_dangling_deletes(write: &Write<'_>, ident: &TableIden
     let Some(base) = table.current_snapshot_id() else { return Ok(0) };
     let provider = IcebergTableProvider::try_new(&table, &SnapshotSelector::Current)?;
     let planned = provider.plan_files(write.state, &[]).await?;
-    let dangling = dangling(&table, &planned, true)?;
+    let dangling = dangling(&table, &planned)?;
     if dangling.is_empty() {
         return Ok(0);
     }
@@ -134,9 +143,14 @@ pub(super) async fn remove_dangling_deletes(write: &Write<'_>, ident: &TableIden
     Ok(count)
 }
 
-/// Delete files that apply to none of the data files. Only if those are all that there are.
-fn dangling(table: &Table, planned: &PlannedFiles, all_planned: bool) -> Result<BTreeSet<String>> {
-    if !all_planned || table.metadata().format_version() == FormatVersion::V3 {
+/// The partitions of data files.
+fn partitions(table: &Table, planned: &PlannedFiles) -> Result<BTreeSet<(i32, String)>> {
+    planned.data.iter().map(|file| partition_key(table, file)).collect()
+}
+
+/// Delete files that apply to none of the table's data files.
+fn dangling(table: &Table, planned: &PlannedFiles) -> Result<BTreeSet<String>> {
+    if table.metadata().format_version() == FormatVersion::V3 {
         return Ok(BTreeSet::new());
     }
     let index = DeleteIndex::build(&planned.deletes, table.metadata())?;
@@ -187,7 +201,8 @@ async fn join(write: &Write<'_>, table: &Table, files: &[&ScanFile], targets: BT
     let plan = read_positions(table, files, targets.keys().cloned().collect()).map_err(Error::from_datafusion)?;
     let mut spec = WriteSpec::from_table(table)?;
     let targets_json = serde_json::to_string(&targets).map_err(|e| err::internal(format!("targets: {e}")))?;
-    spec.row_delta = Some(RowDelta { targets_json, vectors: false });
+    // Format v3 takes no new position delete files: theirs become deletion vectors.
+    spec.row_delta = Some(RowDelta { targets_json, vectors: table.format_version() >= 3 });
     let plan = Arc::new(IcebergWriteExec::new(plan, spec, Arc::clone(table.store())));
     let mut rows = write.executor.execute_physical(plan).await?;
     let mut written = Vec::new();

@@ -22,13 +22,15 @@ use futures::TryStreamExt;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use self::source::{hold, is_volatile, key_range};
+use self::source::{has_unique_keys, hold, is_volatile, key_range};
 use super::Write;
 use super::align::{Casting, fit};
 use super::rewrite::Assignment;
 use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, moved_lineage, plain_terms, scan};
+use crate::scan::values::literal_to_scalar;
 use crate::scan::{FILE_COLUMN, POSITION_COLUMN, is_plain};
 use crate::table::Table;
+use crate::table::arrow_schema::write_default;
 use crate::write::{DELETE, OPERATION_COLUMN, UPDATE};
 
 /// Column of joined rows: which clause acts, [`KEEP`] for none.
@@ -98,7 +100,7 @@ pub async fn merge_rows(write: &Write<'_>, table: &Table, mut merge: Merge) -> R
         base: table.current_snapshot_id(),
         check: RowOperation::Merge.check(write, table, seen)?,
     };
-    let mut job = Job { write, table, merge, range, change };
+    let mut job = Job { write, table, merge, range, matching: None, change };
     match job.run(mode).await {
         Ok(()) => Ok(job.change),
         Err(error) => {
@@ -161,6 +163,8 @@ struct Job<'a> {
     merge: Merge,
     /// What the source's keys say about the target's: only such rows can match.
     range: Vec<Expr>,
+    /// Files with rows that a source row matches, whatever the clauses do with them; known once they were looked for.
+    matching: Option<BTreeSet<String>>,
     change: RowChange,
 }
 
@@ -209,21 +213,30 @@ impl Job<'_> {
     async fn matches(&mut self) -> Result<BTreeSet<String>> {
         let action = first_of(self.merge.matched.iter().map(|c| &c.condition), 0)?;
         let acts = when(action.not_eq(lit(KEEP)), lit(1_i64)).otherwise(lit(0_i64)).map_err(Error::from_datafusion)?;
-        let rows = self.joined(self.target(None, Places::Row, true)?, JoinType::Inner)?;
-        let plan = built(
-            rows.project(vec![self.place(FILE_COLUMN).alias("file"), self.place(POSITION_COLUMN).alias("position"), acts.alias("acts")])
+        let file = || self.place(FILE_COLUMN).alias("file");
+        // Rows need only be told apart where one may match twice; without their positions files are read faster.
+        let plan = if has_unique_keys(self.write, self.table, &self.merge).await? {
+            self.joined(self.target(None, Places::File, true)?, JoinType::Inner)?
+                .project(vec![file(), acts.alias("acts")])
+                .and_then(|b| b.aggregate(vec![col("file")], vec![max(lit(1_i64)).alias("n"), sum(col("acts")).alias("acts")]))
+        } else {
+            self.joined(self.target(None, Places::Row, true)?, JoinType::Inner)?
+                .project(vec![file(), self.place(POSITION_COLUMN).alias("position"), acts.alias("acts")])
                 .and_then(|b| b.aggregate(vec![col("file"), col("position")], vec![count(lit(1_i64)).alias("n"), max(col("acts")).alias("acts")]))
-                .and_then(|b| b.aggregate(vec![col("file")], vec![max(col("n")).alias("n"), sum(col("acts")).alias("acts")])),
-        )?;
-        let mut files = BTreeSet::new();
+                .and_then(|b| b.aggregate(vec![col("file")], vec![max(col("n")).alias("n"), sum(col("acts")).alias("acts")]))
+        };
+        let plan = built(plan)?;
+        let (mut files, mut matching) = (BTreeSet::new(), BTreeSet::new());
         let (mut most, mut acting) = (0, 0);
         for (file, [n, acts]) in self.counts(plan).await? {
             most = most.max(n);
             if acts > 0 {
-                files.insert(file);
+                files.insert(file.clone());
                 acting += acts;
             }
+            matching.insert(file);
         }
+        self.matching = Some(matching);
         if most > 1 && self.merge.checks_cardinality() {
             return Err(Error::new(
                 ErrorCode::MergeCardinality,
@@ -387,9 +400,10 @@ impl Job<'_> {
     async fn insert(&mut self) -> Result<()> {
         let name = self.table.ident().to_string();
         let source = built(Ok(self.merge.source_rows()?))?;
-        // The target is the build side, so that each source row is judged once wherever it is.
-        let rows =
-            self.target(None, Places::None, true)?.join_on(source, JoinType::RightAnti, [self.merge.on.clone()]).map_err(Error::from_datafusion)?;
+        // The target is the build side, so that each source row is judged once wherever it is. Files without a match
+        // cannot say that a row has one.
+        let target = self.target(self.matching.clone(), Places::None, true)?;
+        let rows = target.join_on(source, JoinType::RightAnti, [self.merge.on.clone()]).map_err(Error::from_datafusion)?;
         let action = first_of(self.merge.inserted.iter().map(|c| &c.condition), 0)?;
         let mut exprs: Vec<Expr> = rows.schema().columns().into_iter().map(Expr::Column).collect();
         exprs.push(action.alias(ACTION));
@@ -401,6 +415,10 @@ impl Job<'_> {
                 let assigned = insertion.values.iter().find(|v| v.column == *field.name());
                 let value = match assigned {
                     Some(assigned) => assigned.value.clone(),
+                    None if write_default(field).is_some() => {
+                        let value = write_default(field).and_then(|value| literal_to_scalar(&value, field.data_type()));
+                        lit(value.unwrap_or(ScalarValue::Null))
+                    }
                     None if field.is_nullable() => lit(ScalarValue::Null),
                     None => {
                         return Err(Error::new(

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ScalarValue, TableReference};
 use datafusion::datasource::{MemTable, provider_as_source};
-use datafusion::functions_aggregate::expr_fn::{max, min};
+use datafusion::functions_aggregate::expr_fn::{count, max, min};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, lit};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, col, lit};
 use futures::TryStreamExt;
 
 use chainalytics_common::{Error, ErrorCode, Result};
@@ -30,24 +30,8 @@ pub(super) async fn key_range(write: &Write<'_>, table: &Table, merge: &Merge) -
     if judged.files().count() < 2 {
         return Ok(Vec::new());
     }
-    let of = |e: &Expr, alias: &TableReference| e.column_refs().iter().all(|c| c.relation.as_ref() == Some(alias));
-    let mut keys = Vec::new();
-    for term in split_conjunction(&merge.on) {
-        let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = term else { continue };
-        for (key, value) in [(left, right), (right, left)] {
-            let (Expr::Column(column), false) = (key.as_ref(), value.column_refs().is_empty()) else { continue };
-            if column.relation.as_ref() != Some(&merge.target) || !of(value, &merge.source) {
-                continue;
-            }
-            let source = merge.source_rows()?;
-            let from = value.get_type(source.schema()).map_err(Error::from_datafusion)?;
-            let field = table.schema().field_with_name(&column.name).ok();
-            // Only where both sides compare as they are: a cast could reorder.
-            if field.is_some_and(|f| f.data_type() == &from) && !from.is_floating() && !from.is_nested() {
-                keys.push((key.as_ref().clone(), value.as_ref().clone()));
-            }
-        }
-    }
+    // Only where both sides compare as they are: a cast could reorder.
+    let keys: Vec<(Expr, Expr)> = keys(table, merge)?.into_iter().filter(|key| key.same_type).map(|key| (key.column, key.value)).collect();
     if keys.is_empty() {
         return Ok(Vec::new());
     }
@@ -68,6 +52,54 @@ pub(super) async fn key_range(write: &Write<'_>, table: &Table, merge: &Merge) -
         }
     }
     Ok(range)
+}
+
+/// Whether no target row can be matched twice, because no two rows of the source have the same keys.
+pub(super) async fn has_unique_keys(write: &Write<'_>, table: &Table, merge: &Merge) -> Result<bool> {
+    let keys = keys(table, merge)?;
+    let values: Vec<Expr> = keys.iter().enumerate().map(|(i, key)| key.value.clone().alias(format!("key{i}"))).collect();
+    // A row without a key matches nothing.
+    let Some(known) = keys.into_iter().map(|key| key.value.is_not_null()).reduce(Expr::and) else { return Ok(false) };
+    let names: Vec<Expr> = (0..values.len()).map(|i| col(format!("key{i}"))).collect();
+    let plan = merge.source_rows()?.filter(known).and_then(|rows| {
+        rows.project(values)?.aggregate(names, vec![count(lit(1_i64)).alias("n")])?.filter(col("n").gt(lit(1_i64)))?.limit(0, Some(1))
+    });
+    let mut stream = write.executor.execute_logical(built(plan)?).await?;
+    let mut repeated = false;
+    while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
+        repeated |= batch.num_rows() > 0;
+    }
+    Ok(!repeated)
+}
+
+/// An equality of ON between a column of the target and a value of the source, of one type or both whole numbers: equal
+/// values of the source are those that equal the same value of the target.
+struct Key {
+    column: Expr,
+    value: Expr,
+    same_type: bool,
+}
+
+fn keys(table: &Table, merge: &Merge) -> Result<Vec<Key>> {
+    let of = |e: &Expr, alias: &TableReference| e.column_refs().iter().all(|c| c.relation.as_ref() == Some(alias));
+    let source = merge.source_rows()?;
+    let mut keys = Vec::new();
+    for term in split_conjunction(&merge.on) {
+        let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = term else { continue };
+        for (key, value) in [(left, right), (right, left)] {
+            let (Expr::Column(column), false) = (key.as_ref(), value.column_refs().is_empty()) else { continue };
+            if column.relation.as_ref() != Some(&merge.target) || !of(value, &merge.source) {
+                continue;
+            }
+            let from = value.get_type(source.schema()).map_err(Error::from_datafusion)?;
+            let Ok(field) = table.schema().field_with_name(&column.name) else { continue };
+            let same_type = field.data_type() == &from && !from.is_floating() && !from.is_nested();
+            if same_type || (field.data_type().is_signed_integer() && from.is_signed_integer()) {
+                keys.push(Key { column: key.as_ref().clone(), value: value.as_ref().clone(), same_type });
+            }
+        }
+    }
+    Ok(keys)
 }
 
 /// Whether running a plan again may give other rows.
