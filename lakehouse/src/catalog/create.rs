@@ -232,6 +232,8 @@ pub(crate) fn parse_transform(text: &str) -> Result<Transform> {
 }
 
 fn usual_name(column: &str, transform: Transform) -> String {
+    // Avro, in which manifests are written, knows no dots in names.
+    let column = column.replace('.', "_");
     match transform {
         Transform::Bucket(_) => format!("{column}_bucket"),
         Transform::Truncate(_) => format!("{column}_trunc"),
@@ -240,6 +242,6 @@ fn usual_name(column: &str, transform: Transform) -> String {
         Transform::Day => format!("{column}_day"),
         Transform::Hour => format!("{column}_hour"),
         Transform::Void => format!("{column}_null"),
-        Transform::Identity | Transform::Unknown => column.to_owned(),
+        Transform::Identity | Transform::Unknown => column,
     }
 }
