@@ -18,6 +18,9 @@ mod setup;
 mod silver;
 mod source;
 mod stage;
+mod stateful;
+mod stream_dedup;
+mod stream_join;
 mod windows;
 
 use std::time::Duration;
@@ -101,6 +104,8 @@ pub fn all() -> Vec<&'static dyn Job> {
         &files::BronzeIngestion,
         &late::LateDataHandler,
         &windows::WindowAggregation,
+        &stream_join::StreamJoin,
+        &stream_dedup::StreamDedup,
         &silver::SilverTransformation,
         &gold::GoldAggregation,
         &scd::ScdCustomer,

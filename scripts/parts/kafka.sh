@@ -63,7 +63,7 @@ PROPERTIES
   launch "$folder" java -Xmx512m -XX:TieredStopAtLevel=1 "-Dlog4j.configuration=file:$cache/kafka-$version/log4j.properties" \
     -cp "$cache/kafka-$version/libs/*" kafka.Kafka "$folder/server.properties"
   wait_ready "$folder" 60 Kafka takes_topics "$port"
-  echo "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$port" >"$folder/env"
+  printf '%s\n' "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$port" "KAFKA_LIBS=$cache/kafka-$version/libs" >"$folder/env"
 }
 
 stop_part() { stop_pid "$1"; }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -229,6 +230,73 @@ fn streams_wait_for_parts_that_are_away() {
     let distinct = "SELECT count(DISTINCT concat_ws('/', kafka_partition, kafka_offset)) AS n FROM (\
          SELECT kafka_partition, kafka_offset FROM bronze_user_events UNION ALL SELECT kafka_partition, kafka_offset FROM bronze_dead_letters) AS r";
     assert_eq!(place.number(distinct, &[]), ALL);
+}
+
+/// Kafka's own client with a log that has holes; see `tests/java/Holes.java`.
+fn holes(parts: &Parts, args: &[&str]) -> Command {
+    let mut command = Command::new("java");
+    command.args(["-cp", &format!("{}/*", parts.get("KAFKA_LIBS"))]).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/java/Holes.java"));
+    command.args([args[0], parts.get("KAFKA_BOOTSTRAP_SERVERS")]).args(&args[1..]).stderr(Stdio::null());
+    command
+}
+
+/// The positions that a reader of committed records sees, and those that are rows or dead letters here.
+fn positions(place: &Place, parts: &Parts, topic: &str, table: &str) -> (Vec<String>, Vec<String>) {
+    let output = holes(parts, &["read", topic]).output().unwrap();
+    assert!(output.status.success(), "Kafka's own consumer failed");
+    let mut theirs: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    let query = format!(
+        "SELECT kafka_partition AS p, kafka_offset AS o FROM {table} UNION ALL SELECT kafka_partition, kafka_offset FROM bronze_dead_letters WHERE kafka_topic = '{topic}'"
+    );
+    let mut ours: Vec<String> = place.sql(&query, &["--master", "local[2]"]).iter().map(|row| format!("{} {}", row["p"], row["o"])).collect();
+    theirs.sort();
+    ours.sort();
+    (theirs, ours)
+}
+
+/// Control records, aborted and compacted records, an open transaction: every committed record once, nothing waits for what is not there,
+/// and completeness does not miss it.
+#[test]
+fn holes_in_the_log_are_neither_waited_for_nor_missed() {
+    let place = Place::new();
+    let Some(parts) = Parts::start(&["kafka"], place.offset) else { return };
+    let kafka = format!("kafka.bootstrap.servers={}", parts.get("KAFKA_BOOTSTRAP_SERVERS"));
+    let job = |name: &str, args: &[&str]| {
+        let mut all = vec!["submit", name, "--output", "json", "--master", "local[2]", "--conf", &kafka, "--conf", "streaming.kafka.stall-timeout=20s", "--"];
+        all.extend(args);
+        place.run(&all).ok().last_json()
+    };
+    let mut producer = holes(&parts, &["transactions", "user-events", "120"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(producer.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "open");
+    assert!(holes(&parts, &["compact", "products", "3000"]).status().unwrap().success());
+
+    job("create_bronze_tables", &[]);
+    // Ranges that end anywhere, in holes too.
+    let stream = ["--topics", "user-events,products", "--trigger", "available-now", "--max-rows-per-batch", "230"];
+    let first = job("kafka_to_bronze", &stream);
+    assert!(first["batches"].as_i64().unwrap() > 5, "{first}");
+    let (theirs, ours) = positions(&place, &parts, "user-events", "bronze_user_events");
+    assert!(theirs.len() > 1_000, "{}", theirs.len());
+    assert_eq!(theirs, ours, "an open transaction is not read, everything before it is");
+    let late = job("late_data_handler", &["--topics", "user-events,products"]);
+    let missing = |report: &Value, topic: &str| report["topics"][topic]["missing"].as_i64().unwrap();
+    assert_eq!((missing(&late, "user-events"), missing(&late, "products")), (0, 0), "{late}");
+    // The cleaner goes on meanwhile: what it leaves last was there before too.
+    let (left, ours) = positions(&place, &parts, "products", "bronze_products");
+    assert!(ours.len() < 2_000 && left.iter().all(|position| ours.contains(position)), "{} of {}", left.len(), ours.len());
+
+    producer.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "done");
+    assert!(producer.wait().unwrap().success());
+    assert!(job("kafka_to_bronze", &stream)["rows"].as_i64().unwrap() >= 40);
+    let (theirs, ours) = positions(&place, &parts, "user-events", "bronze_user_events");
+    assert_eq!(theirs, ours);
+    let late = job("late_data_handler", &["--topics", "user-events,products"]);
+    assert_eq!(missing(&late, "user-events"), 0, "{late}");
+    let hours = "SELECT sum(expected) - sum(arrived) - sum(dead_letters) AS n FROM monitoring_completeness";
+    assert_eq!(place.number(hours, &["--master", "local[2]"]), 0);
+    assert_eq!(job("kafka_to_bronze", &stream)["batches"], 0, "the end of the log was reached, holes and all");
 }
 
 /// Avro in Confluent's wire format with a real registry: producers register their schemas, the stream finds them.

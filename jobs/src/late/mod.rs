@@ -14,6 +14,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_lakehouse::Table;
+use chainalytics_lakehouse::sql::load_table;
+use chainalytics_streaming::batch::{AbsentOffsets, Progress};
+use chainalytics_streaming::stream::{absent_offsets, committed_ranges, table_progress};
 use chainalytics_streaming::topics::PLATFORM_TOPICS;
 use chainalytics_streaming::window::PartitionTime;
 use clap::Parser;
@@ -26,7 +30,7 @@ use crate::source::{Position, span, text};
 use crate::stage::{Keep, Part, commit};
 use crate::{Job, JobContext, JobReport, parse, parse_duration, parse_moment};
 use alerts::{BatchFigures, alerts};
-use completeness::{HourCount, Stored, by_hour};
+use completeness::{Covered, HourCount, Known, Stored, by_hour};
 use queries::Queries;
 use tables::Batch;
 
@@ -118,9 +122,14 @@ async fn handle(context: &JobContext, args: &Args, layer: &Layer, topic: &str, n
     if new.rows == 0 && dead.rows == 0 {
         return Ok(Handled { watermark: known.watermark, ..Handled::default() });
     }
+    // Looked at after the rows: what it says it has come to covers them.
+    let bronze = load_table(context.session().lakehouse(), &context.table(layer.bronze)?).await?;
     let mut end = new.end.clone();
-    for (topic, partition, next) in dead.end.iter() {
-        end.raise(topic, partition, next);
+    match table_progress(&bronze, topic) {
+        // Dead letters behind it belong to a batch that is still being committed.
+        Ok(Progress::At(ends)) => ends.iter().for_each(|(partition, next)| end.raise(topic, *partition, *next)),
+        // Rows that no stream brought.
+        _ => dead.end.iter().for_each(|(topic, partition, next)| end.raise(topic, partition, next)),
     }
     let selected = end.since(&start);
     let queries = Queries::new(layer, topic, &selected, &known);
@@ -140,7 +149,9 @@ async fn handle(context: &JobContext, args: &Args, layer: &Layer, topic: &str, n
     let mut stored = stored_rows(context, &queries.stored(layer.bronze), false).await?;
     stored.extend(stored_rows(context, &queries.stored("bronze_dead_letters"), true).await?);
     let first: BTreeMap<i32, i64> = start.0.get(topic).cloned().unwrap_or_default();
-    let hours = by_hour(&first, &stored);
+    let absent_key = format!("chainalytics.absent.{topic}");
+    let known_log = known_log(&bronze, topic, &first, &stored, &AbsentOffsets::from_json(state.table.property(&absent_key)));
+    let hours = by_hour(&known_log, &stored);
     let late_days = fetch(context.session(), &queries.days_to_rebuild()).await?;
 
     let mut figures = BatchFigures { days_requested: late_days.len() as u64, ..BatchFigures::default() };
@@ -168,7 +179,7 @@ async fn handle(context: &JobContext, args: &Args, layer: &Layer, topic: &str, n
     let batch_id = state.table.property(&batch_key).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0) + 1;
     let batch = Batch { context, topic, id: batch_id, now };
     let mut parts = vec![
-        state.frame(batch.watermarks(&watermarks)?).set(position_key, end.to_json()).set(batch_key, batch_id.to_string()),
+        state.frame(batch.watermarks(&watermarks)?).set(position_key, end.to_json()).set(batch_key, batch_id.to_string()).set(absent_key, absent_json(&bronze, topic)),
         Part::new(context, "monitoring_late_data_statistics", Keep::All).await?.frame(batch.statistics(&statistics, &first)?),
         batch.completeness(&hours).await?,
     ];
@@ -189,6 +200,34 @@ async fn handle(context: &JobContext, args: &Args, layer: &Layer, topic: &str, n
     commit(context, &format!("late:{topic}"), parts).await?;
     tracing::info!(topic, rows = figures.rows, too_late = figures.too_late, days = figures.days_requested, "late data handled");
     Ok(Handled { figures, watermark: watermarks.watermark, alerts: found.len() })
+}
+
+/// What the bronze table says of the topic's log since `start`. `told`: positions without a row that were taken into account before.
+fn known_log(bronze: &Table, topic: &str, start: &BTreeMap<i32, i64>, stored: &[Stored], told: &AbsentOffsets) -> Known {
+    let told = told.of(topic);
+    let mut ranges = committed_ranges(bronze, topic, start);
+    // Without a start, the batches known must reach back to the first row.
+    let begins = |p: i32| stored.iter().filter(|s| s.partition == p).map(|s| s.first_offset).min().unwrap_or(i64::MAX);
+    ranges.retain(|p, batches| start.contains_key(p) || batches.last().is_some_and(|first| first.range.start <= begins(*p)));
+    let covered = ranges.into_iter().map(|(partition, ranges)| {
+        let from = start.get(&partition).copied();
+        let of_batch = |batch: chainalytics_streaming::batch::CommittedRange| {
+            // A position that was taken from rows may stand within a batch.
+            let skipped = from.map_or(0, |from| u64::try_from(from - batch.range.start).unwrap_or(0));
+            Covered { hour: hour_of(batch.stored_at_us), expected: batch.range.len().saturating_sub(skipped).saturating_sub(batch.absent) }
+        };
+        (partition, ranges.into_iter().map(of_batch).collect())
+    });
+    let absent = absent_offsets(bronze, topic).into_iter().map(|(p, n)| (p, n.saturating_sub(told.get(&p).copied().unwrap_or(0))));
+    Known { start: start.clone(), covered: covered.collect(), absent: absent.collect() }
+}
+
+fn absent_json(bronze: &Table, topic: &str) -> String {
+    AbsentOffsets(BTreeMap::from([(topic.to_owned(), absent_offsets(bronze, topic))])).to_json()
+}
+
+fn hour_of(micros: i64) -> i64 {
+    micros.div_euclid(3_600_000_000) * 3_600_000_000
 }
 
 async fn stored_rows(context: &JobContext, query: &str, dead_letters: bool) -> Result<Vec<Stored>> {

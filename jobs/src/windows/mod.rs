@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::layers::layer_of;
 use crate::source::{Position, span};
 use crate::stage::{Keep, Part, commit};
+use crate::stateful::{Batch, Stateful, drive, micros};
 use crate::{Job, JobContext, JobReport, parse, parse_duration};
 use queries::Queries;
 use state::{Definition, State, windows_frame};
@@ -98,8 +99,6 @@ pub(crate) const RESULTS: &str = "windowed_user_events";
 pub(crate) const STATE: &str = "window_state";
 pub(crate) const SEEN: &str = "window_seen_events";
 const BRONZE: &str = "bronze_user_events";
-/// Another run may take the position first this often in a row; then it is said that two runs share a query.
-const CONFLICTS_MAX: u32 = 3;
 
 #[async_trait]
 impl Job for WindowAggregation {
@@ -114,66 +113,12 @@ impl Job for WindowAggregation {
     async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
         let args: Args = parse(self.name(), args)?;
         let query = Query::new(&args)?;
-        let mut total = Batch::default();
-        let (mut batches, mut conflicts) = (0_u64, 0);
-        loop {
-            context.check_cancelled()?;
-            let progressed = match query.batch(&context).await {
-                Ok(batch) => {
-                    conflicts = 0;
-                    batches += u64::from(batch.rows > 0);
-                    total.add(&batch);
-                    let stage = format!("{}: batch {batches}", query.name);
-                    context.progress(&stage, 0, 0, total.rows);
-                    batch.rows > 0
-                }
-                // Nothing was written: the next batch begins where the other run's ended.
-                Err(error) if error.code() == ErrorCode::CommitConflict && conflicts < CONFLICTS_MAX => {
-                    conflicts += 1;
-                    tracing::warn!(query = query.name, "another run moved this query: {error}");
-                    true
-                }
-                Err(error) => return Err(error),
-            };
-            match args.trigger {
-                Trigger::Once => break,
-                Trigger::AvailableNow if !progressed => break,
-                Trigger::AvailableNow => {}
-                Trigger::Interval(interval) => {
-                    let cancelled = context.session().run().cancellation().cancelled();
-                    if tokio::time::timeout(interval, cancelled).await.is_ok() {
-                        break;
-                    }
-                }
-            }
-        }
+        let (total, batches) = drive(&context, args.trigger, &query).await?;
         Ok(json!({
             "query": query.name, "batches": batches, "input_rows": total.rows, "duplicates": total.duplicates,
-            "late_rows_dropped": total.dropped, "windows_closed": total.closed, "windows_open": total.open,
-            "watermark": total.watermark.and_then(chrono::DateTime::from_timestamp_micros).map(|t| t.to_rfc3339()),
+            "late_rows_dropped": total.dropped, "windows_closed": total.output, "windows_open": total.state,
+            "watermark": total.watermark_text(),
         }))
-    }
-}
-
-/// What a batch did.
-#[derive(Debug, Clone, Copy, Default)]
-struct Batch {
-    rows: u64,
-    duplicates: u64,
-    dropped: u64,
-    closed: u64,
-    open: u64,
-    watermark: Option<i64>,
-}
-
-impl Batch {
-    fn add(&mut self, other: &Self) {
-        self.rows += other.rows;
-        self.duplicates += other.duplicates;
-        self.dropped += other.dropped;
-        self.closed += other.closed;
-        self.open = other.open;
-        self.watermark = other.watermark;
     }
 }
 
@@ -184,10 +129,6 @@ struct Query {
     output: Output,
     idle_after: i64,
     max_open_windows: usize,
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Query {
@@ -208,7 +149,31 @@ impl Query {
         Ok(Self { name, definition, output: args.output, idle_after: micros(args.idle_timeout), max_open_windows: args.max_open_windows })
     }
 
-    /// Works on the rows that came since the last commit. No rows, no commit.
+    /// Identities of this batch; those whose windows have all closed are forgotten, by whole days.
+    async fn seen(&self, context: &JobContext, queries: &Queries<'_>, watermark: Option<i64>) -> Result<Part> {
+        let forget = watermark.map(|w| crate::reprocessing::day_start(w.saturating_sub(self.definition.spec.reach())));
+        let keep = forget.map_or(Keep::All, |before| {
+            let before = ScalarValue::TimestampMicrosecond(Some(before), Some("UTC".into()));
+            Keep::AllBut(col("query").eq(lit(self.name.as_str())).and(col("event_timestamp").lt(lit(before))))
+        });
+        Part::new(context, SEEN, keep).await?.query(context, &queries.newly_seen(forget)).await
+    }
+}
+
+#[async_trait]
+impl Stateful for Query {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn operator(&self) -> &'static str {
+        if matches!(self.definition.spec, WindowSpec::Session { .. }) { "sessionWindowStateStoreSave" } else { "stateStoreSave" }
+    }
+
+    fn sources(&self) -> Vec<&str> {
+        vec![BRONZE]
+    }
+
     async fn batch(&self, context: &JobContext) -> Result<Batch> {
         let layer = layer_of("user-events").ok_or_else(|| Error::internal("no layer for user-events"))?;
         let of_query = || col("query").eq(lit(self.name.as_str()));
@@ -220,12 +185,13 @@ impl Query {
         let topic_watermark = before.as_ref().map(State::watermarks).unwrap_or_default();
         if new.rows == 0 {
             let open = before.as_ref().map_or(0, |s| s.open);
-            return Ok(Batch { open, watermark: topic_watermark.watermark, ..Batch::default() });
+            return Ok(Batch { state: open, watermark: topic_watermark.watermark, ..Batch::default() });
         }
         let old = topic_watermark.watermark;
         let selected = new.condition();
         let queries = Queries::new(&self.name, self.definition, &selected, new.times, old);
         let open = if before.is_some() { queries.read_state(context).await? } else { Vec::new() };
+        let open_before = open.len() as u64;
         let mut operator = WindowOperator::restore(self.definition.spec, old, open);
         let partials = queries.partials(context).await?;
         let unique: u64 = partials.rows;
@@ -240,7 +206,8 @@ impl Query {
         let closed = operator.advance(watermarks.watermark);
         let open: Vec<_> = operator.open().collect();
 
-        let kept = State::new(self.definition, new.end.clone(), &watermarks, open.len() as u64);
+        let batch_id = before.as_ref().map_or(0, |s| s.batch_id) + 1;
+        let kept = State::new(batch_id, self.definition, new.end.clone(), &watermarks, open.len() as u64);
         let mut parts = vec![state_part.frame(windows_frame(context, &self.name, &open, None)?).set(state_key, kept.to_json())];
         // Results of open windows are as of the last batch: all of them give way to those of this one.
         let replaced = Keep::AllBut(of_query().and(col("closed").eq(lit(false))));
@@ -257,24 +224,19 @@ impl Query {
             parts.push(self.seen(context, &queries, watermarks.watermark).await?);
         }
         let step = format!("windows:{}:{}", self.name, crate::digest(&new.end.to_json()));
-        commit(context, &step, parts).await?;
+        let outcome = commit(context, &step, parts).await?;
+        let (closed, open) = (closed.len() as u64, open.len() as u64);
         Ok(Batch {
             rows: new.rows,
             duplicates: new.rows.saturating_sub(unique),
             dropped: operator.dropped(),
-            closed: closed.len() as u64,
-            open: open.len() as u64,
+            output: closed,
+            state: open,
+            state_updated: (open + closed).saturating_sub(open_before),
+            state_removed: closed,
             watermark: watermarks.watermark,
+            batch_id: kept.batch_id,
+            snapshots: outcome.iter().filter_map(|t| Some((t.ident.to_string(), t.snapshot_id?))).collect(),
         })
-    }
-
-    /// Identities of this batch; those whose windows have all closed are forgotten, by whole days.
-    async fn seen(&self, context: &JobContext, queries: &Queries<'_>, watermark: Option<i64>) -> Result<Part> {
-        let forget = watermark.map(|w| crate::reprocessing::day_start(w.saturating_sub(self.definition.spec.reach())));
-        let keep = forget.map_or(Keep::All, |before| {
-            let before = ScalarValue::TimestampMicrosecond(Some(before), Some("UTC".into()));
-            Keep::AllBut(col("query").eq(lit(self.name.as_str())).and(col("event_timestamp").lt(lit(before))))
-        });
-        Part::new(context, SEEN, keep).await?.query(context, &queries.newly_seen(forget)).await
     }
 }

@@ -51,13 +51,16 @@ pub(super) struct State {
     /// By partition: next offset, greatest event time, last arrival, watermark.
     partitions: BTreeMap<i32, (i64, i64, i64, i64)>,
     pub open: u64,
+    /// Batches so far; zero in states of before they were counted.
+    #[serde(default)]
+    pub batch_id: i64,
 }
 
 impl State {
-    pub(super) fn new(definition: Definition, position: Position, watermarks: &TopicWatermark, open: u64) -> Self {
+    pub(super) fn new(batch_id: i64, definition: Definition, position: Position, watermarks: &TopicWatermark, open: u64) -> Self {
         let partitions =
             watermarks.partitions.iter().map(|(p, w)| (*p, (w.time.next_offset, w.time.max_event, w.time.last_arrival, w.watermark))).collect();
-        Self { definition, position, watermark: watermarks.watermark, partitions, open }
+        Self { definition, position, watermark: watermarks.watermark, partitions, open, batch_id }
     }
 
     /// The state of a query; `None` before its first batch.

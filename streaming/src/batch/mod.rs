@@ -1,6 +1,7 @@
 //! The pure core of a micro-batch: which offsets it covers, how they are cut into units of work, and whether its commit
 //! is allowed. Functions of values only; Kafka, the catalog and clocks stay outside (`stream` brings them together).
 
+mod absent;
 mod adapt;
 mod decide;
 mod offsets;
@@ -13,6 +14,7 @@ mod model_tests;
 #[cfg(test)]
 mod plan_tests;
 
+pub use absent::{ABSENT_KEY, ABSENT_PROPERTY, AbsentOffsets, BATCH_TIME_KEY, CommittedRange, chain_of, merge_absent};
 pub use adapt::BatchPace;
 pub use decide::{Basis, BatchDecision, decide};
 pub use offsets::{BatchOffsets, EndOffsets, OffsetRange, PartitionEnds, PartitionRanges};

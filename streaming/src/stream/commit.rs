@@ -11,8 +11,8 @@ use chainalytics_lakehouse::{CommitOptions, CommitOutcome, DataFileInfo, Decisio
 use super::load::{BATCH_ID_KEY, table_standing};
 use super::spec::{StreamSpec, TopicSubscription};
 use crate::batch::{
-    BatchDecision, BatchOffsets, BatchPlan, OFFSETS_KEY, OFFSETS_PROPERTY, ProgressError, TOPIC_IDS_PROPERTY, TopicPlan, Unit, decide,
-    merge_property, merge_topic_id,
+    ABSENT_KEY, ABSENT_PROPERTY, AbsentOffsets, BATCH_TIME_KEY, BatchDecision, BatchOffsets, BatchPlan, OFFSETS_KEY, OFFSETS_PROPERTY, ProgressError, TOPIC_IDS_PROPERTY, TopicPlan, Unit, decide,
+    merge_absent, merge_property, merge_topic_id,
 };
 use crate::err;
 use crate::exec::TaskReport;
@@ -29,6 +29,8 @@ pub(super) struct BatchCommit<'a> {
     /// What the commit changes of their schemas; the files are written by it.
     pub(super) edits: &'a BTreeMap<TableIdent, Vec<TableEdit>>,
     pub(super) report: TaskReport,
+    /// What the rows have as `ingested_at`, microseconds since the epoch.
+    pub(super) stored_at_us: i64,
 }
 
 impl BatchCommit<'_> {
@@ -86,6 +88,7 @@ impl BatchCommit<'_> {
                 ids = Some(merge_topic_id(ids.as_deref(), &plan.topic, id).map_err(lost)?);
             }
         }
+        let absent = self.absent(plans);
         let checks: Vec<TopicPlan> = plans.iter().map(|plan| (*plan).clone()).collect();
         let planned_on = table.uuid();
         let mut change = TableChange::append(table.ident().clone(), added);
@@ -97,8 +100,14 @@ impl BatchCommit<'_> {
         if let Some(ids) = ids {
             change = change.set_property(TOPIC_IDS_PROPERTY, ids);
         }
+        if !absent.0.is_empty() {
+            change = change
+                .with_summary(ABSENT_KEY, absent.to_json())
+                .set_property(ABSENT_PROPERTY, merge_absent(table.property(ABSENT_PROPERTY), &absent));
+        }
         Ok(change
             .with_summary(OFFSETS_KEY, offsets.to_json())
+            .with_summary(BATCH_TIME_KEY, self.stored_at_us.to_string())
             .with_summary(BATCH_ID_KEY, self.batch_id.to_string())
             .set_property(OFFSETS_PROPERTY, property.unwrap_or_default())
             .validate(move |current| {
@@ -127,6 +136,16 @@ impl BatchCommit<'_> {
                 }
                 Ok(Decision::Commit)
             }))
+    }
+
+    /// Positions that were read and gave neither a row nor a dead letter.
+    fn absent(&self, plans: &[&TopicPlan]) -> AbsentOffsets {
+        let mut absent = AbsentOffsets::default();
+        for consumed in self.report.consumed.iter().filter(|consumed| plans.iter().any(|plan| plan.topic == consumed.unit.topic)) {
+            let kept = consumed.accepted + consumed.rejected_rows();
+            absent.add(&consumed.unit.topic, consumed.unit.partition, consumed.unit.len().saturating_sub(kept));
+        }
+        absent
     }
 
     /// Which ranges the dead letters come from, by topic: several topics and queries share the table.

@@ -19,8 +19,8 @@ mod spec;
 mod tests;
 
 pub use listener::{NoListener, ProgressListener, Waiting};
-pub use load::{BATCH_ID_KEY, table_progress, table_standing};
+pub use load::{BATCH_ID_KEY, absent_offsets, committed_ranges, table_progress, table_standing};
 pub use pattern::{TopicPattern, TopicResolver};
-pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress};
+pub use progress::{SinkProgress, SourceProgress, StateOperatorProgress, StreamingQueryProgress};
 pub use query::{StreamSummary, StreamingQuery};
 pub use spec::{EARLIEST, LATEST, SchemaEvolution, StartPolicy, StreamSpec, TopicSubscription, Trigger};

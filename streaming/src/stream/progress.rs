@@ -31,11 +31,29 @@ pub struct StreamingQueryProgress {
     /// Event times, RFC 3339: `min` and `max` of this batch, `watermark` of the query so far.
     pub event_time: BTreeMap<String, String>,
     /// State of windows and joins; empty for a query that keeps none.
-    pub state_operators: Vec<serde_json::Value>,
+    pub state_operators: Vec<StateOperatorProgress>,
     /// One per topic.
     pub sources: Vec<SourceProgress>,
     /// What was written.
     pub sink: SinkProgress,
+}
+
+/// One operator's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StateOperatorProgress {
+    /// Operator, by Spark's name: `stateStoreSave`, `symmetricHashJoin`, `dedupeWithinWatermark`, `sessionWindowStateStoreSave`.
+    pub operator_name: String,
+    /// Rows (or windows) of state after the batch.
+    pub num_rows_total: u64,
+    /// Those that the batch added or changed.
+    pub num_rows_updated: u64,
+    /// Those that the watermark removed.
+    pub num_rows_removed: u64,
+    /// Input rows that came too late.
+    pub num_rows_dropped_by_watermark: u64,
+    /// Further figures.
+    pub custom_metrics: BTreeMap<String, u64>,
 }
 
 /// One topic's part.

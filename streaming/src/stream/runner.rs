@@ -171,6 +171,7 @@ impl BatchRunner {
             tables: &situation.tables,
             edits: &situation.edits,
             report: report.clone(),
+            stored_at_us: DateTime::<Utc>::from(timestamp).timestamp_micros(),
         };
         let outcome = match commit.run(&self.lakehouse).await {
             Ok(outcome) => outcome,
