@@ -165,6 +165,12 @@ pub struct StreamingBatch {
     pub output_files: Option<u64>,
     /// Newest event time seen, RFC 3339.
     pub event_time_max: Option<String>,
+    /// The query's watermark, RFC 3339.
+    pub watermark: Option<String>,
+    /// Rows or windows of state after the batch, of a query that keeps some.
+    pub state_rows: Option<u64>,
+    /// Records that came too late for the state.
+    pub late_rows: Option<u64>,
 }
 
 impl StreamingBatch {
@@ -183,6 +189,11 @@ impl StreamingBatch {
             let known: Vec<u64> = sources.iter().filter_map(|source| source.get(name)?.as_u64()).collect();
             (!known.is_empty()).then(|| known.iter().sum())
         };
+        let time = |name: &str| figures.get("eventTime").and_then(|times| times.get(name)).and_then(Value::as_str).map(str::to_owned);
+        let state = |name: &str| {
+            let operators = figures.get("stateOperators").and_then(Value::as_array).filter(|operators| !operators.is_empty())?;
+            Some(operators.iter().filter_map(|operator| operator.get(name)?.as_u64()).sum())
+        };
         let sink = |name: &str| figures.get("sink").and_then(|sink| sink.get(name)).and_then(Value::as_u64);
         Some(Self {
             query: figures.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
@@ -199,7 +210,10 @@ impl StreamingBatch {
             input_bytes: sum("numInputBytes"),
             output_bytes: sink("numOutputBytes"),
             output_files: sink("numOutputFiles"),
-            event_time_max: figures.get("eventTime").and_then(|times| times.get("max")).and_then(Value::as_str).map(str::to_owned),
+            event_time_max: time("max"),
+            watermark: time("watermark"),
+            state_rows: state("numRowsTotal"),
+            late_rows: state("numRowsDroppedByWatermark"),
             phases_ms,
         })
     }
@@ -217,7 +231,8 @@ mod tests {
         let figures = json!({
             "name": "kafka_to_bronze", "batchId": 7, "numInputRows": 30, "inputRowsPerSecond": 3.0, "processedRowsPerSecond": 15.5,
             "durationMs": {"addBatch": 1900, "commitOffsets": 90, "triggerExecution": 2000},
-            "eventTime": {"max": "2026-01-01T00:00:00Z"},
+            "eventTime": {"max": "2026-01-01T00:00:00Z", "watermark": "2025-12-30T00:00:00Z"},
+            "stateOperators": [{"numRowsTotal": 11, "numRowsDroppedByWatermark": 2}],
             "sources": [{"offsetsBehindLatest": 4, "numInputBytes": 10}, {"offsetsBehindLatest": 5, "numInputBytes": 20}],
             "sink": {"numOutputRows": 28, "numDeadLetterRows": 2, "numOutputFiles": 3, "numOutputBytes": 999},
         });
@@ -225,6 +240,7 @@ mod tests {
         assert_eq!((batch.batch, batch.ended_at_ms, batch.duration_ms), (7, 5_000, 2_000));
         assert_eq!((batch.input_rows, batch.written_rows, batch.dead_letter_rows, batch.lag_rows), (30, 28, 2, Some(9)));
         assert_eq!((batch.input_bytes, batch.output_bytes, batch.output_files), (Some(30), Some(999), Some(3)));
+        assert_eq!((batch.state_rows, batch.late_rows, batch.watermark.as_deref()), (Some(11), Some(2), Some("2025-12-30T00:00:00Z")));
         assert_eq!(batch.phases_ms.len(), 2, "the total is no phase");
         assert_eq!(StreamingBatch::from_query_progress(&json!({"rows": 3}), 0), None);
         assert_eq!(StreamingBatch::from_query_progress(&Value::Null, 0), None);

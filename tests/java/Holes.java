@@ -44,7 +44,7 @@ public final class Holes {
 
     private static KafkaProducer<String, String> producer(String servers, String transactionalId) {
         Properties properties = client(servers);
-        if (transactionalId != null) properties.put("transactional.id", transactionalId);
+        if (transactionalId != null) properties.putAll(Map.of("transactional.id", transactionalId, "transaction.timeout.ms", "600000"));
         return new KafkaProducer<>(properties, new StringSerializer(), new StringSerializer());
     }
 

@@ -264,7 +264,7 @@ fn holes_in_the_log_are_neither_waited_for_nor_missed() {
     let job = |name: &str, args: &[&str]| {
         let mut all = vec!["submit", name, "--output", "json", "--master", "local[2]", "--conf", &kafka, "--conf", "streaming.kafka.stall-timeout=20s", "--"];
         all.extend(args);
-        place.run(&all).ok().last_json()
+        place.run(&all).ok().last_json()["report"].clone()
     };
     let mut producer = holes(&parts, &["transactions", "user-events", "120"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(producer.stdout.take().unwrap()).lines();

@@ -92,6 +92,7 @@ pub async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
             RunState::ALL.into_iter().map(|run_state| (run_state.label(), runs.get(&run_state).copied().unwrap_or(0) as f64)),
         );
     }
+    super::streams::metrics(&mut text, &state).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -7,6 +7,7 @@ mod health;
 mod queries;
 mod runs;
 mod samples;
+mod streams;
 
 pub use ballista_api::BallistaApi;
 pub use samples::{Samples, sample};

@@ -86,6 +86,8 @@ export function streamingPanel() {
         ["Processing rate", perSecond(last.processed_rows_per_second)],
         ["Input rate", perSecond(last.input_rows_per_second)],
         ["Waiting in the source", known(last.lag_rows) ? `${count(last.lag_rows)} rows` : NONE],
+        ["Watermark", last.watermark ? h("span", { title: last.watermark }, last.watermark.replace("T", " ").replace(/\.\d+/, "").replace(/Z|\+00:00/, " UTC")) : NONE],
+        ["State", known(last.state_rows) ? `${count(last.state_rows)} rows` : NONE],
         ["Rows shown", count(sum((batch) => batch.input_rows))],
         ["Dead letters shown", count(sum((batch) => batch.dead_letter_rows))],
       ]), plots),
