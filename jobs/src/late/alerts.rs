@@ -20,6 +20,8 @@ pub(crate) struct BatchFigures {
     pub idle_partitions: u64,
     pub completeness: HourCount,
     pub days_requested: u64,
+    /// Dead letters whose writer's schema does not go with the table.
+    pub incompatible: u64,
 }
 
 /// A row of `late_data_alerts`.
@@ -62,6 +64,10 @@ pub(crate) fn alerts(topic: &str, figures: &BatchFigures) -> Vec<Alert> {
             format!("{missing} of {} log positions of {topic} are neither in bronze nor among the dead letters", figures.completeness.expected);
         tell("INCOMPLETE", "critical", "completeness", figures.completeness.completeness(), 1.0, message);
     }
+    if figures.incompatible > 0 {
+        let message = format!("{} records of {topic} were written with schemas that its table does not take; see bronze_dead_letters", figures.incompatible);
+        tell("INCOMPATIBLE_SCHEMA", "critical", "incompatible_records", figures.incompatible as f64, 0.0, message);
+    }
     if figures.idle_partitions > 0 {
         let message = format!("{} partitions of {topic} are idle and do not hold back its watermark", figures.idle_partitions);
         tell("IDLE_PARTITION", "info", "idle_partitions", figures.idle_partitions as f64, 0.0, message);
@@ -101,8 +107,9 @@ mod tests {
             idle_partitions: 1,
             completeness: HourCount { expected: 12, arrived: 10, dead_letters: 0 },
             days_requested: 2,
+            incompatible: 3,
         };
         let kinds: Vec<_> = alerts("t", &figures).into_iter().map(|a| a.kind).collect();
-        assert_eq!(kinds, ["LATE_SHARE", "TOO_LATE", "AVERAGE_DELAY", "MAX_DELAY", "INCOMPLETE", "IDLE_PARTITION", "REPROCESSING_REQUESTED"]);
+        assert_eq!(kinds, ["LATE_SHARE", "TOO_LATE", "AVERAGE_DELAY", "MAX_DELAY", "INCOMPLETE", "INCOMPATIBLE_SCHEMA", "IDLE_PARTITION", "REPROCESSING_REQUESTED"]);
     }
 }

@@ -174,6 +174,9 @@ async fn handle(context: &JobContext, args: &Args, layer: &Layer, topic: &str, n
         sum.add(hour);
         sum
     });
+    if dead.rows > 0 {
+        figures.incompatible = fetch(context.session(), &queries.incompatible()).await?.count(0, "n");
+    }
     let found = alerts(topic, &figures);
 
     let batch_id = state.table.property(&batch_key).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0) + 1;

@@ -1,5 +1,6 @@
 //! The handler's queries over new bronze rows of one topic.
 
+use chainalytics_streaming::decode::RejectCode;
 use chainalytics_streaming::window::TopicWatermark;
 
 use crate::layers::Layer;
@@ -67,6 +68,16 @@ impl<'a> Queries<'a> {
              min(kafka_offset) AS first_offset, max(kafka_offset) AS last_offset \
              FROM {table} WHERE kafka_topic = {} AND {} GROUP BY kafka_partition, date_trunc('hour', ingested_at)",
             text(self.topic),
+            self.selected
+        )
+    }
+
+    /// Records whose writer's schema does not go with the table.
+    pub(super) fn incompatible(&self) -> String {
+        format!(
+            "SELECT count(*) AS n FROM bronze_dead_letters WHERE kafka_topic = {} AND error_code = {} AND {}",
+            text(self.topic),
+            text(RejectCode::IncompatibleSchema.as_str()),
             self.selected
         )
     }

@@ -7,6 +7,7 @@
 //! rules, as JSON does.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ enum Writer {
 /// What a writer's schema is to this decoder.
 enum Prepared {
     Ready,
-    /// It has fields that the table has no columns for.
+    /// It has fields that the table has no columns for, or values that its columns do not take.
     Newer,
     /// Its records must be rejected.
     Refused(RejectCode, String),
@@ -90,7 +91,7 @@ impl AvroDecoder {
             if run_id != Some(id) {
                 self.finish_run(chunk, run_id, &mut run, &mut accepted, &mut rejected)?;
                 run_id = None;
-                if !refused.contains_key(&id) {
+                if let Entry::Vacant(free) = refused.entry(id) {
                     match self.prepare(id).await? {
                         Prepared::Ready => {}
                         Prepared::Newer => {
@@ -98,7 +99,7 @@ impl AvroDecoder {
                             return Ok(Decoded { columns: Vec::new(), accepted: Some(Vec::new()), rejected: Vec::new(), newer_schema: Some(id) });
                         }
                         Prepared::Refused(code, error) => {
-                            refused.insert(id, (code, error));
+                            free.insert((code, error));
                         }
                     }
                 }
@@ -147,7 +148,7 @@ impl AvroDecoder {
         if let Some(reason) = found.incompatible.filter(|_| schema.schema_type == SchemaType::Avro) {
             return refused(reason);
         }
-        if self.evolve && !(found.new.is_empty() && found.widened.is_empty()) {
+        if self.evolve && found.changes_table() {
             return Ok(Prepared::Newer);
         }
         let ignored: Vec<&str> = found.new.iter().map(|field| field.name.as_str()).chain(found.untakeable.iter().map(String::as_str)).collect();

@@ -25,6 +25,9 @@ pub(super) struct SubjectVersionBody {
 /// A schema that another one uses.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct ReferenceBody {
+    /// What the schema that refers to it calls it.
+    #[serde(default)]
+    pub(super) name: String,
     pub(super) subject: String,
     pub(super) version: i32,
 }

@@ -11,7 +11,7 @@ use chainalytics_common::Result;
 use super::body::{CompatibilityBody, ReferenceBody, RegisterBody, RegisteredBody, SchemaBody, SubjectVersionBody};
 use super::http::{Answer, Http};
 use super::options::RegistryOptions;
-use super::references::inline;
+use super::references::{inline, with_definitions};
 use crate::err;
 
 /// Schemas kept.
@@ -141,10 +141,10 @@ impl SchemaRegistry {
         }
     }
 
-    /// Avro with the types that it uses of other subjects put into it. JSON Schemas stay as they are: their `$ref`s are
-    /// not followed.
+    /// A schema with what it uses of other subjects put into it: Avro's named types where they are first used, documents of JSON Schemas
+    /// under `$defs`, by the names that `$ref`s have for them.
     async fn self_contained(&self, schema_type: SchemaType, text: String, references: Vec<ReferenceBody>) -> Result<String> {
-        if references.is_empty() || schema_type != SchemaType::Avro {
+        if references.is_empty() || schema_type == SchemaType::Protobuf {
             return Ok(text);
         }
         let mut wanted = references;
@@ -160,19 +160,23 @@ impl SchemaRegistry {
             let path = format!("subjects/{}/versions/{}", escape(&reference.subject), reference.version);
             match self.http.send::<(), SubjectVersionBody>(Method::GET, &path, None).await? {
                 Answer::Done(body) => {
-                    texts.push(body.schema);
+                    texts.push((reference.name.clone(), body.schema));
                     wanted.extend(body.references);
                 }
                 Answer::NotFound => {
                     // The schema stays as it is; whoever parses it says which type is missing.
-                    let ReferenceBody { subject, version } = &reference;
+                    let ReferenceBody { subject, version, .. } = &reference;
                     tracing::warn!(subject, version, "a schema refers to one that the schema registry does not have");
                 }
                 Answer::Refused { code, message } => return Err(refused(code, &message)),
             }
             seen.push(reference);
         }
-        Ok(inline(&text, &texts).unwrap_or_else(|reason| {
+        let whole = match schema_type {
+            SchemaType::Avro => inline(&text, &texts.into_iter().map(|(_, text)| text).collect::<Vec<_>>()),
+            _ => with_definitions(&text, &texts),
+        };
+        Ok(whole.unwrap_or_else(|reason| {
             tracing::warn!(reason, "a schema with references is left as it is");
             text
         }))

@@ -1,4 +1,4 @@
-//! Avro schemas whose named types stand in other subjects, made one.
+//! Schemas that use what stands in other subjects, made one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +21,21 @@ pub(super) fn inline(text: &str, references: &[String]) -> Result<String, String
     let mut schema: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let mut defined = BTreeSet::new();
     replace(&mut schema, "", 0, &known, &mut defined)?;
+    Ok(schema.to_string())
+}
+
+/// A JSON Schema with the documents that it and they refer to under its `$defs`.
+///
+/// # Errors
+/// Why one of them is no schema.
+pub(super) fn with_definitions(text: &str, references: &[(String, String)]) -> Result<String, String> {
+    let mut schema: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let object = schema.as_object_mut().ok_or("not a JSON Schema")?;
+    let definitions = object.entry("$defs").or_insert_with(|| Value::Object(serde_json::Map::new())).as_object_mut().ok_or("$defs is no object")?;
+    for (name, reference) in references {
+        let reference: Value = serde_json::from_str(reference).map_err(|e| e.to_string())?;
+        definitions.entry(name.clone()).or_insert(reference);
+    }
     Ok(schema.to_string())
 }
 
@@ -146,6 +161,17 @@ mod tests {
         assert_eq!(schema["fields"][1]["type"][1], "shop.Money");
         assert_eq!(schema["fields"][2]["type"], "string");
         arrow_avro::schema::AvroSchema::new(text).fingerprint(arrow_avro::schema::FingerprintAlgorithm::Rabin).unwrap();
+    }
+
+    #[test]
+    fn documents_of_other_subjects_become_definitions() {
+        let money = ("money.json".to_owned(), r#"{"type":"number"}"#.to_owned());
+        let text = with_definitions(r#"{"properties":{"total":{"$ref":"money.json"}},"$defs":{"own":true}}"#, &[money]).unwrap();
+        let schema: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&schema["$defs"]["money.json"]["type"], &schema["$defs"]["own"]), (&"number".into(), &true.into()));
+        let fields = crate::topics::json_schema_fields(&text).unwrap();
+        assert_eq!(fields[0].kind, Some(crate::topics::FieldKind::Double));
+        assert!(with_definitions("[]", &[]).is_err());
     }
 
     #[test]

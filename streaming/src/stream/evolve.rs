@@ -1,4 +1,4 @@
-//! Tables that follow their writers: columns for the new fields of registered schemas, and wider ones, in the commit that
+//! Tables that follow their writers: columns for the new fields of registered schemas, wider and optional ones, in the commit that
 //! brings the first records of such a schema.
 
 use std::sync::Arc;
@@ -38,12 +38,13 @@ impl BatchRunner {
             };
             let found = fields.map(|fields| fit(schema, &fields)).unwrap_or_default();
             let pending = self.pending.entry(subscription.table.clone()).or_default();
-            for edit in found.new.iter().map(add).chain(found.widened.iter().map(|name| widen(name))) {
+            for edit in found.new.iter().map(add).chain(found.widened.iter().map(|name| widen(name))).chain(found.relaxed.iter().map(|name| relax(name))) {
                 if !pending.contains(&edit) {
                     pending.push(edit);
                 }
             }
-            let names: Vec<&str> = found.new.iter().map(|field| field.name.as_str()).chain(found.widened.iter().map(String::as_str)).collect();
+            let changed = found.widened.iter().chain(&found.relaxed).map(String::as_str);
+            let names: Vec<&str> = found.new.iter().map(|field| field.name.as_str()).chain(changed).collect();
             tracing::info!(table = %subscription.table, topic, schema = schema_id, columns = names.join(", "), "the table follows a newer schema of its writers");
         }
         Ok(())
@@ -72,10 +73,18 @@ fn widen(name: &str) -> SchemaEdit {
     SchemaEdit::Type { path: vec![name.to_owned()], field }
 }
 
+fn relax(name: &str) -> SchemaEdit {
+    SchemaEdit::Required { path: vec![name.to_owned()], required: false }
+}
+
 fn still_to_do(edit: &SchemaEdit, table: &Table) -> bool {
     match edit {
         SchemaEdit::Add { field, .. } => table.schema().field_with_name(field.name()).is_err(),
         SchemaEdit::Type { field, .. } => table.schema().field_with_name(field.name()).is_ok_and(|column| column.data_type() != field.data_type()),
+        SchemaEdit::Required { path, .. } => {
+            let column = path.first().and_then(|name| table.schema().field_with_name(name).ok());
+            column.is_some_and(|column| !column.is_nullable())
+        }
         _ => true,
     }
 }

@@ -1,6 +1,8 @@
 //! Record schemas that nobody declared: from a table's columns, an Avro schema, a JSON Schema. And what a writer's schema
 //! means for a table: what is new in it, and whether the two can go together at all.
 
+use std::collections::BTreeMap;
+
 use arrow::datatypes::{DataType, Schema};
 use serde_json::Value;
 
@@ -28,10 +30,19 @@ pub struct SchemaFit {
     pub new: Vec<FieldSpec>,
     /// 32-bit columns whose writers now have 64 bits.
     pub widened: Vec<String>,
+    /// Required columns whose writers may now leave them out. Times stay required: tables are partitioned by them.
+    pub relaxed: Vec<String>,
     /// Fields that the table has no column for and that no column takes.
     pub untakeable: Vec<String>,
     /// Why no record of this schema can become a row.
     pub incompatible: Option<String>,
+}
+
+impl SchemaFit {
+    /// Whether the table must change before it can take all that the writer writes.
+    pub fn changes_table(&self) -> bool {
+        !(self.new.is_empty() && self.widened.is_empty() && self.relaxed.is_empty())
+    }
 }
 
 fn is_lineage(name: &str) -> bool {
@@ -45,11 +56,13 @@ fn is_lineage(name: &str) -> bool {
 /// The name of a required column that no record can fill.
 pub fn record_of_table(table: &Schema, declared: Option<&RecordSchema>) -> Result<RecordSchema, String> {
     let mut fields = declared.map(|schema| schema.fields.clone()).unwrap_or_default();
-    for field in fields.iter_mut().filter(|field| field.kind == FieldKind::Int) {
-        // Widened since it was declared.
-        if table.field_with_name(&field.name).is_ok_and(|column| column.data_type() == &DataType::Int64) {
+    for field in &mut fields {
+        let Ok(column) = table.field_with_name(&field.name) else { continue };
+        // Widened, or made optional, since it was declared.
+        if field.kind == FieldKind::Int && column.data_type() == &DataType::Int64 {
             field.kind = FieldKind::Long;
         }
+        field.required &= !column.is_nullable() || field.kind == FieldKind::Timestamp;
     }
     for column in table.fields() {
         let name = column.name();
@@ -89,30 +102,54 @@ pub fn avro_fields(schema: &str) -> Result<Vec<WriterField>, String> {
         return Err("not an Avro record".to_owned());
     }
     let fields = schema["fields"].as_array().ok_or("an Avro record without fields")?;
+    let mut named = BTreeMap::new();
+    collect_named(&schema, "", &mut named);
     fields
         .iter()
         .map(|field| {
             let name = field["name"].as_str().ok_or("an Avro field without a name")?.to_owned();
-            let (kind, nullable) = avro_type(&field["type"]);
+            let (kind, nullable) = avro_type(&field["type"], &named);
             Ok(WriterField { name, kind, nullable })
         })
         .collect()
 }
 
-fn avro_type(schema: &Value) -> (Option<FieldKind>, bool) {
+/// The enums and fixed types that a schema defines, by bare and by full name: later fields use them by name alone.
+fn collect_named<'a>(schema: &'a Value, namespace: &'a str, named: &mut BTreeMap<String, &'a Value>) {
     match schema {
-        Value::String(name) => (avro_kind(name, None), name == "null"),
+        Value::Array(parts) => parts.iter().for_each(|part| collect_named(part, namespace, named)),
+        Value::Object(object) => {
+            let namespace = object.get("namespace").and_then(Value::as_str).unwrap_or(namespace);
+            if let (Some("enum" | "fixed"), Some(name)) = (object.get("type").and_then(Value::as_str), object.get("name").and_then(Value::as_str)) {
+                named.insert(format!("{namespace}.{name}"), schema);
+                named.insert(name.to_owned(), schema);
+            }
+            for part in ["fields", "type", "items", "values"] {
+                object.get(part).into_iter().for_each(|part| collect_named(part, namespace, named));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn avro_type(schema: &Value, named: &BTreeMap<String, &Value>) -> (Option<FieldKind>, bool) {
+    match schema {
+        Value::String(name) => match named.get(name) {
+            // An object: never looked up again.
+            Some(definition) => avro_type(definition, &BTreeMap::new()),
+            None => (avro_kind(name, None), name == "null"),
+        },
         Value::Array(branches) => {
             let nullable = branches.iter().any(|branch| branch == "null");
             let mut others = branches.iter().filter(|branch| *branch != "null");
             match (others.next(), others.next()) {
-                (Some(only), None) => (avro_type(only).0, nullable),
+                (Some(only), None) => (avro_type(only, named).0, nullable),
                 _ => (None, nullable),
             }
         }
         Value::Object(object) => match object.get("type") {
             Some(Value::String(name)) => (avro_kind(name, object.get("logicalType").and_then(Value::as_str)), false),
-            Some(inner) => avro_type(inner),
+            Some(inner) => avro_type(inner, named),
             None => (None, false),
         },
         _ => (None, false),
@@ -134,24 +171,60 @@ fn avro_kind(name: &str, logical: Option<&str>) -> Option<FieldKind> {
     }
 }
 
-/// The properties of a JSON Schema that describes an object.
+/// How many `$ref`s may lead from one to the next.
+const REFS_MAX: usize = 16;
+
+/// A place in a JSON Schema: the document that `#` means there, and the place. Documents of other subjects stand under `$defs` of
+/// `root`, by the names under which they are referred to.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    root: &'a Value,
+    document: &'a Value,
+    schema: &'a Value,
+    /// Levels down to it, through references too.
+    depth: usize,
+}
+
+impl<'a> Place<'a> {
+    fn at(self, schema: &'a Value) -> Self {
+        Self { schema, depth: self.depth + 1, ..self }
+    }
+
+    /// Where its `$ref`s lead; itself if it has none or they lead nowhere.
+    fn resolved(self) -> Self {
+        let mut place = self;
+        for _ in 0..REFS_MAX {
+            let Some(reference) = place.schema["$ref"].as_str() else { return place };
+            let (name, path) = reference.split_once('#').unwrap_or((reference, ""));
+            let document = if name.is_empty() { place.document } else { &place.root["$defs"][name] };
+            let Some(schema) = document.pointer(path).filter(|schema| !schema.is_null()) else { return place };
+            place = Self { document, schema, ..place };
+        }
+        self
+    }
+}
+
+/// The properties of a JSON Schema that describes an object. `$ref`s are followed, within it and to what stands under its `$defs`.
 ///
 /// # Errors
 /// Why it is none.
 pub fn json_schema_fields(schema: &str) -> Result<Vec<WriterField>, String> {
     let schema: Value = serde_json::from_str(schema).map_err(|e| format!("not JSON: {e}"))?;
-    let properties = schema["properties"].as_object().ok_or("a JSON Schema without properties")?;
-    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let top = Place { root: &schema, document: &schema, schema: &schema, depth: 0 }.resolved();
+    let properties = top.schema["properties"].as_object().ok_or("a JSON Schema without properties")?;
+    let required: Vec<&str> = top.schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     Ok(properties
         .iter()
         .map(|(name, property)| {
-            let (kind, nullable) = json_type(property);
+            let (kind, nullable) = json_type(top.at(property));
             WriterField { name: name.clone(), kind, nullable: nullable || !required.contains(&name.as_str()) }
         })
         .collect())
 }
 
-fn json_type(property: &Value) -> (Option<FieldKind>, bool) {
+fn json_type(place: Place<'_>) -> (Option<FieldKind>, bool) {
+    let place = place.resolved();
+    let property = place.schema;
     let named = |name: &str| match name {
         "string" if property["format"] == "date-time" => Some(FieldKind::Timestamp),
         "string" => Some(FieldKind::Text),
@@ -164,7 +237,7 @@ fn json_type(property: &Value) -> (Option<FieldKind>, bool) {
         let nullable = branches.iter().any(|branch| branch["type"] == "null");
         let mut others = branches.iter().filter(|branch| branch["type"] != "null");
         return match (others.next(), others.next()) {
-            (Some(only), None) => (json_type(only).0, nullable),
+            (Some(only), None) if place.depth < REFS_MAX => (json_type(place.at(only)).0, nullable),
             _ => (None, nullable),
         };
     }
@@ -191,10 +264,14 @@ pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
                 let found = field.kind.map_or("a type that no column takes", FieldKind::name);
                 fit.incompatible.get_or_insert_with(|| format!("field '{}' is {found}, the column takes {}", field.name, declared.kind.name()));
             }
-            Some(declared) if declared.kind == FieldKind::Int && field.kind == Some(FieldKind::Long) => {
-                fit.widened.push(field.name.clone());
+            Some(declared) => {
+                if declared.kind == FieldKind::Int && field.kind == Some(FieldKind::Long) {
+                    fit.widened.push(field.name.clone());
+                }
+                if declared.required && field.nullable && declared.kind != FieldKind::Timestamp {
+                    fit.relaxed.push(field.name.clone());
+                }
             }
-            Some(_) => {}
             None if is_lineage(&field.name) => {}
             None => match field.kind {
                 Some(kind) => fit.new.push(FieldSpec::optional(&field.name, kind)),
@@ -280,6 +357,39 @@ mod tests {
         assert_eq!(kind("n"), (Some(FieldKind::Long), true));
         assert_eq!(kind("x"), (Some(FieldKind::Double), true));
         assert_eq!(kind("list").0, None);
+    }
+
+    #[test]
+    fn names_stand_for_types_defined_before() {
+        let fields = avro_fields(
+            r#"{"type":"record","name":"E","namespace":"n","fields":[{"name":"a","type":{"type":"enum","name":"K","symbols":["A"]}},
+                {"name":"b","type":["null","K"]},{"name":"c","type":"n.K"}]}"#,
+        )
+        .unwrap();
+        assert!(fields.iter().all(|field| field.kind == Some(FieldKind::Text)), "{fields:?}");
+        let fields = json_schema_fields(
+            r##"{"$defs":{"money.json":{"$defs":{"amount":{"type":"number"}},"properties":{"x":{"$ref":"#/$defs/amount"}}},"id":{"type":"string"}},
+                "required":["id"],"properties":{"id":{"$ref":"#/$defs/id"},"total":{"$ref":"money.json#/properties/x"},
+                "loop":{"$ref":"#/properties/loop"},"round":{"oneOf":[{"$ref":"#/properties/round"}]},"gone":{"$ref":"nothing.json"}}}"##,
+        )
+        .unwrap();
+        let kind = |name: &str| fields.iter().find(|field| field.name == name).map(|f| (f.kind, f.nullable)).unwrap();
+        assert_eq!((kind("id"), kind("total")), ((Some(FieldKind::Text), false), (Some(FieldKind::Double), true)));
+        assert_eq!((kind("loop").0, kind("gone").0), (None, None));
+    }
+
+    #[test]
+    fn what_a_writer_leaves_out_makes_columns_optional_but_no_times() {
+        let declared = RecordSchema::new(vec![FieldSpec::required("value", FieldKind::Double), FieldSpec::required("at", FieldKind::Timestamp)]);
+        let nullable = |name: &str, kind| WriterField { name: name.into(), kind: Some(kind), nullable: true };
+        let found = fit(&declared, &[nullable("value", FieldKind::Double), nullable("at", FieldKind::Timestamp)]);
+        assert_eq!((found.relaxed.as_slice(), found.changes_table()), (["value".to_owned()].as_slice(), true));
+        let mut table = bronze_schema(&declared).fields().to_vec();
+        for at in 0..2 {
+            table[at] = std::sync::Arc::new(table[at].as_ref().clone().with_nullable(true));
+        }
+        let record = record_of_table(&Schema::new(table), Some(&declared)).unwrap();
+        assert_eq!(record.fields.iter().map(|field| field.required).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]
