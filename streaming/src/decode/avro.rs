@@ -145,7 +145,7 @@ impl AvroDecoder {
             Err(_) if schema.schema_type == SchemaType::Json => SchemaFit::default(),
             Err(reason) => return refused(reason),
         };
-        if let Some(reason) = found.incompatible.filter(|_| schema.schema_type == SchemaType::Avro) {
+        if let Some(reason) = found.incompatible.clone().filter(|_| schema.schema_type == SchemaType::Avro) {
             return refused(reason);
         }
         if self.evolve && found.changes_table() {
