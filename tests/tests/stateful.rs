@@ -146,7 +146,24 @@ fn killed_queries_come_to_the_same() {
         "--lower", "0s", "--upper", "15m", "--watermark", "48h", "--output", "joined",
     ];
     let dedup = ["submit", "stream_dedup", "--master", "local[2]", "--", "--source", "lefts", "--key", "k", "--time", "at", "--output", "once"];
+    let windows = |query: &'static str| {
+        ["--type", "session", "--gap", "5m", "--watermark", "6h", "--output", "update", "--query", query]
+    };
+    let window = [&["submit", "window_aggregation", "--master", "local[2]", "--"][..], &windows("killed")[..]].concat();
     for portion in 0..3 {
+        // The same rows as user events: a third of the day each, so that sessions close on the way.
+        place.sql(
+            &format!(
+                "INSERT INTO bronze_user_events SELECT CAST(v AS STRING), concat('u', CAST(v % 17 AS STRING)), 'view', 'p1', 's', 1.0, at, at, 'user-events', \
+                 CAST(v % 3 AS INT), v, at, 0, 'test', at FROM (SELECT value AS v, to_timestamp_seconds(1767225600 + {portion} * 28800 + (value * 7919) % 28800) AS at \
+                 FROM generate_series({}, {})) AS g",
+                portion * 1_000,
+                portion * 1_000 + 999
+            ),
+            LOCAL,
+        );
+        until_done(&place, &window, 3);
+        job(&place, "window_aggregation", &windows("undisturbed"));
         rows("lefts", portion);
         rows("rights", portion);
         until_done(&place, &join, 3);
@@ -161,4 +178,11 @@ fn killed_queries_come_to_the_same() {
     assert_eq!(place.number("SELECT count(DISTINCT concat_ws('/', id, right_id)) FROM joined", LOCAL), expected);
     assert_eq!(place.number("SELECT count(*) FROM once", LOCAL), 40);
     assert_eq!(place.number("SELECT count(*) FROM joined_left_state", LOCAL), 3_000);
+    let of = |query: &str| {
+        let columns = "window_key, window_start, window_end, events, views, revenue, first_event, last_event, closed";
+        place.sql(&format!("SELECT {columns} FROM windowed_user_events WHERE query = '{query}' ORDER BY window_key, window_start"), LOCAL)
+    };
+    let (killed, undisturbed) = (of("killed"), of("undisturbed"));
+    assert!(killed.iter().any(|w| w["closed"] == true) && killed.iter().any(|w| w["closed"] == false), "{}", killed.len());
+    assert_eq!(killed, undisturbed);
 }
