@@ -19,6 +19,7 @@ pub mod soak;
 mod spark;
 pub mod streaming;
 pub mod tpch;
+pub mod wide_tables;
 
 /// What a benchmark could not do, for the person who started it.
 pub type Result<T> = std::result::Result<T, String>;

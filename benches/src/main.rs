@@ -16,6 +16,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Metadata at scale: thousands of commits, a hundred thousand files; commit, plan and append times, memory
+    Metadata(chainalytics_benches::wide_tables::Options),
     /// TPC-H: generate data, load it into Iceberg tables, run the 22 queries
     Tpch {
         #[command(subcommand)]
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Metadata(options) => chainalytics_benches::wide_tables::run(&options),
         Command::Tpch { command: Tpch::Generate { sf } } => {
             let dir = tpch::source_dir(sf)?;
             let made = tpch::generate::generate(&dir, sf)?;

@@ -26,7 +26,7 @@ const TABLE: &[u8] = b"lakehouse:1:tp:";
 /// Bytes of a physical node of ours, without its inputs.
 pub fn try_encode_physical(plan: &Arc<dyn ExecutionPlan>) -> Option<Result<Vec<u8>>> {
     if let Some(read) = plan.downcast_ref::<IcebergReadExec>() {
-        return Some(encode(PHYSICAL_READ, read.spec()));
+        return Some(encode(PHYSICAL_READ, &read.to_wire()));
     }
     let write = plan.downcast_ref::<IcebergWriteExec>()?;
     Some(encode(PHYSICAL_WRITE, write.spec()))

@@ -61,6 +61,17 @@ pub(crate) fn storage_read(location: &str, source: impl Into<Source>) -> Error {
     storage(ErrorCode::StorageRead, format!("cannot read {location}"), source.into())
 }
 
+/// An error while a data file was being read: says which file it was.
+pub(crate) fn data_file(path: &str, source: datafusion::error::DataFusionError) -> Error {
+    let error = Error::from_datafusion(source);
+    match error.code() {
+        ErrorCode::QueryFailed | ErrorCode::StorageRead if !error.message().contains(path) => {
+            Error::new(ErrorCode::StorageRead, format!("cannot read data file {path}: {}", error.message())).with_source(error)
+        }
+        _ => error,
+    }
+}
+
 pub(crate) fn storage_write(location: &str, source: impl Into<Source>) -> Error {
     storage(ErrorCode::StorageWrite, format!("cannot write {location}"), source.into())
 }
@@ -68,6 +79,10 @@ pub(crate) fn storage_write(location: &str, source: impl Into<Source>) -> Error 
 /// What a store's answer means for the caller: wrong key, no bucket, no store, or something about this one file.
 fn storage(otherwise: ErrorCode, what: String, source: Source) -> Error {
     let text = causes(source.as_ref());
+    if let Some(told) = Error::parse(&text) {
+        // The store named the file already.
+        return told.with_source(source);
+    }
     let code = of_object_store(&text).unwrap_or(otherwise);
     let why = match code {
         ErrorCode::BucketNotFound => "there is no such bucket".to_owned(),
@@ -107,6 +122,15 @@ pub(crate) fn iceberg(source: iceberg::Error) -> Error {
         _ => ErrorCode::TableFormat,
     });
     Error::new(code, format!("Iceberg metadata: {}", source.message())).with_source(source)
+}
+
+/// As [`iceberg`], with the name of the file that could not be read.
+pub(crate) fn iceberg_file(what: &str, location: &str, source: iceberg::Error) -> Error {
+    let error = iceberg(source);
+    if error.message().contains(location) {
+        return error;
+    }
+    Error::new(error.code(), format!("cannot read {what} {location}: {}", error.message())).with_source(error)
 }
 
 /// An error of Iceberg's library about what the caller asked for (a schema, a partition spec, a property).

@@ -189,7 +189,7 @@ pub(super) fn moved_lineage(table: &Table, alias: &TableReference, changed: Expr
 
 /// A scan of the table's newest rows under the name `alias`, of the files named only if some are.
 pub(super) fn scan(table: &Table, alias: &TableReference, only: Option<BTreeSet<String>>, places: Places) -> Result<LogicalPlanBuilder> {
-    let options = ScanOptions { metadata_columns: places.columns(table), only_files: only.map(Arc::new) };
+    let options = ScanOptions { metadata_columns: places.columns(table), only_files: only.map(Arc::new), ..ScanOptions::default() };
     let provider = IcebergTableProvider::with_options(table, &SnapshotSelector::Current, options)?;
     let provider: Arc<dyn TableProvider> = Arc::new(provider);
     LogicalPlanBuilder::scan(alias.clone(), provider_as_source(provider), None).map_err(Error::from_datafusion)

@@ -1,10 +1,10 @@
 //! From planned files to a physical plan: `DataSourceExec` over Parquet, which Ballista serialises and slices by
-//! file group. No operator of ours is a leaf; files whose columns have old names get a projection above.
+//! file group. No operator of ours is a leaf.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::{DataFusionError, Result as DfResult, ScalarValue};
@@ -14,17 +14,14 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::union::UnionExec;
 use iceberg::spec::DataFileFormat;
 
 use chainalytics_common::{Error, ErrorCode};
 
-use super::evolution::FileNames;
+use super::changes::{CHANGE_ORDINAL_COLUMN, CHANGE_TYPE_COLUMN, COMMIT_SNAPSHOT_COLUMN};
 use super::files::ScanFile;
 use super::groups::{FileShape, balance};
 use super::metadata_columns::MetadataColumn;
@@ -42,15 +39,11 @@ pub struct ScanRequest<'a> {
     pub columns: &'a [(i32, FieldRef)],
     /// Columns that follow the table's. Scans of files may ask for `_file` alone here.
     pub metadata_columns: &'a [MetadataColumn],
-    /// Indices into both.
+    /// Whether the columns of a change log follow. Only scans of no file may ask for them here.
+    pub change_columns: bool,
+    /// Indices into all of them.
     pub projection: Option<&'a Vec<usize>>,
     pub limit: Option<usize>,
-}
-
-/// A file and, if the table ever renamed a column, the names of its columns.
-pub struct NamedFile {
-    pub file: ScanFile,
-    pub names: Option<FileNames>,
 }
 
 /// A file and its path within its object store.
@@ -60,6 +53,9 @@ impl ScanRequest<'_> {
     fn full_schema(&self) -> SchemaRef {
         let mut fields: Vec<FieldRef> = self.columns.iter().map(|(_, f)| Arc::clone(f)).collect();
         fields.extend(self.metadata_columns.iter().map(|column| column.field()));
+        if self.change_columns {
+            fields.extend(change_fields());
+        }
         Arc::new(Schema::new(fields))
     }
 
@@ -68,7 +64,7 @@ impl ScanRequest<'_> {
     }
 
     /// Builds the plan.
-    pub fn build(&self, files: Vec<NamedFile>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    pub fn build(&self, files: Vec<ScanFile>) -> DfResult<Arc<dyn ExecutionPlan>> {
         let schema = self.full_schema();
         let projected = match self.projection {
             Some(indices) => Arc::new(schema.project(indices)?),
@@ -77,9 +73,9 @@ impl ScanRequest<'_> {
         if files.is_empty() {
             return Ok(Arc::new(EmptyExec::new(projected)));
         }
-        // One scan per object store and set of column names; nearly always there is just one.
-        let mut classes: BTreeMap<(String, Option<FileNames>), Vec<LocatedFile>> = BTreeMap::new();
-        for NamedFile { file, names } in files {
+        // One scan per object store; nearly always there is just one.
+        let mut classes: BTreeMap<String, Vec<LocatedFile>> = BTreeMap::new();
+        for file in files {
             if file.data_file().file_format() != DataFileFormat::Parquet {
                 return Err(external(Error::new(
                     ErrorCode::TableFormat,
@@ -87,15 +83,11 @@ impl ScanRequest<'_> {
                 )));
             }
             let location = self.store.resolve(file.path()).map_err(external)?;
-            classes.entry((location.url.to_string(), names)).or_default().push((file, location.path));
+            classes.entry(location.url.to_string()).or_default().push((file, location.path));
         }
         let mut plans = Vec::with_capacity(classes.len());
-        for ((url, names), files) in classes {
-            let url = ObjectStoreUrl::parse(url)?;
-            plans.push(match names {
-                None => self.native_scan(url, &files)?,
-                Some(names) => self.renamed_scan(url, &files, &names)?,
-            });
+        for (url, files) in classes {
+            plans.push(self.source(ObjectStoreUrl::parse(url)?, &files)?);
         }
         match plans.len() {
             1 => Ok(plans.swap_remove(0)),
@@ -103,70 +95,8 @@ impl ScanRequest<'_> {
         }
     }
 
-    /// Files whose columns have today's names.
-    fn native_scan(&self, url: ObjectStoreUrl, files: &[LocatedFile]) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let columns: Vec<(i32, FieldRef)> = self.columns.to_vec();
-        self.source(url, files, &columns, self.projection.cloned())
-    }
-
-    /// Files whose columns have other names: read them by those and give them today's in a projection.
-    fn renamed_scan(&self, url: ObjectStoreUrl, files: &[LocatedFile], names: &FileNames) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let present: Vec<(usize, (i32, FieldRef))> = self
-            .columns
-            .iter()
-            .zip(names)
-            .enumerate()
-            .filter_map(|(i, ((id, field), name))| {
-                let name = name.as_ref()?;
-                Some((i, (*id, Arc::new(field.as_ref().clone().with_name(name.clone())))))
-            })
-            .collect();
-        let position: BTreeMap<usize, usize> = present.iter().enumerate().map(|(at, (column, _))| (*column, at)).collect();
-        let file_columns: Vec<(i32, FieldRef)> = present.into_iter().map(|(_, c)| c).collect();
-        let schema = self.full_schema();
-        let wanted: Vec<usize> = match self.projection {
-            Some(indices) => indices.clone(),
-            None => (0..schema.fields().len()).collect(),
-        };
-        // Source columns that the projection needs, in file order.
-        let mut source_columns: Vec<usize> =
-            wanted.iter().filter_map(|i| if *i == self.columns.len() { Some(file_columns.len()) } else { position.get(i).copied() }).collect();
-        source_columns.sort_unstable();
-        source_columns.dedup();
-        let source = self.source(url, files, &file_columns, Some(source_columns.clone()))?;
-        let exprs = wanted
-            .iter()
-            .map(|i| {
-                let target = schema.field(*i);
-                let at = if *i == self.columns.len() { Some(file_columns.len()) } else { position.get(i).copied() };
-                let expr: Arc<dyn PhysicalExpr> = match at.and_then(|at| source_columns.binary_search(&at).ok()) {
-                    Some(index) => Arc::new(Column::new(source.schema().field(index).name(), index)),
-                    None if target.is_nullable() => {
-                        let null = ScalarValue::try_from(target.data_type()).or_else(|_| Ok::<_, DataFusionError>(ScalarValue::Null))?;
-                        let literal: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(null.clone()));
-                        if null.data_type() == *target.data_type() {
-                            literal
-                        } else {
-                            Arc::new(CastExpr::new(literal, target.data_type().clone(), None))
-                        }
-                    }
-                    None => {
-                        return Err(external(Error::new(ErrorCode::TableFormat, format!("data files lack the required column '{}'", target.name()))));
-                    }
-                };
-                Ok(ProjectionExpr { expr, alias: target.name().clone() })
-            })
-            .collect::<DfResult<Vec<_>>>()?;
-        Ok(Arc::new(ProjectionExec::try_new(exprs, source)?))
-    }
-
-    fn source(
-        &self,
-        url: ObjectStoreUrl,
-        files: &[LocatedFile],
-        columns: &[(i32, FieldRef)],
-        projection: Option<Vec<usize>>,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+    fn source(&self, url: ObjectStoreUrl, files: &[LocatedFile]) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let columns = self.columns;
         let file_schema = Arc::new(Schema::new(columns.iter().map(|(_, f)| Arc::clone(f)).collect::<Vec<_>>()));
         let mut table_schema = TableSchema::builder(file_schema);
         if self.has_file_column() {
@@ -224,10 +154,19 @@ impl ScanRequest<'_> {
             .with_file_groups(groups)
             .with_statistics(scan_statistics(&data, &stat_columns))
             .with_limit(self.limit)
-            .with_projection_indices(projection)?
+            .with_projection_indices(self.projection.cloned())?
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
+}
+
+/// The columns of a change log, behind the table's.
+pub(super) fn change_fields() -> [FieldRef; 3] {
+    [
+        Arc::new(Field::new(CHANGE_TYPE_COLUMN, DataType::Utf8, false)),
+        Arc::new(Field::new(CHANGE_ORDINAL_COLUMN, DataType::Int32, false)),
+        Arc::new(Field::new(COMMIT_SNAPSHOT_COLUMN, DataType::Int64, false)),
+    ]
 }
 
 pub(super) fn external(error: Error) -> DataFusionError {

@@ -1,8 +1,8 @@
-//! Columns by field id. Parquet files are read by name, which is right as long as no name ever changed its
-//! field id (rename, or drop and add again). Tables where one did have their files' footers consulted, and
-//! each file is read under the names that its columns had when it was written.
+//! Columns by field id. Parquet's own reader finds columns by name, which is right as long as no name ever changed its
+//! field id (rename, or drop and add again) and no nested type ever changed. Files of other tables are read by the ids
+//! in their own schemas (`read`), which executors look into.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use iceberg::spec::{NameMapping, PartitionSpecRef, Schema, TableMetadata, Transform, Type};
+use iceberg::spec::{MappedField, NameMapping, NestedFieldRef, PartitionSpecRef, TableMetadata, Transform, Type};
 use lru::LruCache;
 use object_store::ObjectStoreExt;
 use parking_lot::Mutex;
@@ -28,9 +28,6 @@ use crate::write::partition_json;
 
 /// Footers remembered per process (a few hundred bytes each).
 const CACHED_FOOTERS: usize = 20_000;
-
-/// The names that the columns of a scan have in a file, in the scan's order; `None` if the file lacks the column.
-pub type FileNames = Vec<Option<String>>;
 
 /// Whether reading by name is right for every file of the table: over all its schemas no field id has had
 /// two names and no name two field ids.
@@ -53,25 +50,53 @@ pub fn names_are_stable(metadata: &TableMetadata) -> bool {
     true
 }
 
-/// Whether the schema has a column with a default for files that lack it.
-pub fn has_defaults(schema: &Schema) -> bool {
-    schema.as_struct().fields().iter().any(|f| f.initial_default.is_some())
+/// Whether one of these columns is nested and had another type in another schema of the table.
+pub fn nested_types_changed(metadata: &TableMetadata, columns: &[NestedFieldRef]) -> bool {
+    let nested = |f: &&NestedFieldRef| !f.field_type.is_primitive();
+    columns.iter().filter(nested).any(|column| {
+        let before = metadata.schemas_iter().filter_map(|schema| schema.as_struct().field_by_id(column.id));
+        before.into_iter().any(|old| old.field_type != column.field_type)
+    })
+}
+
+/// Whether files may lack one of these columns, or a field within, that has a value for them.
+pub fn has_defaults(columns: &[NestedFieldRef]) -> bool {
+    columns.iter().any(|f| f.initial_default.is_some() || default_within(&f.field_type))
+}
+
+fn default_within(of: &Type) -> bool {
+    match of {
+        Type::Primitive(_) => false,
+        Type::Struct(fields) => has_defaults(fields.fields()),
+        Type::List(list) => default_within(&list.element_field.field_type),
+        Type::Map(map) => default_within(&map.key_field.field_type) || default_within(&map.value_field.field_type),
+    }
 }
 
 /// Table property: names for the columns of files without field ids. Iceberg spec, "Column Projection" and Appendix C.
 const NAME_MAPPING: &str = "schema.name-mapping.default";
 
-/// The table's name mapping, if it says more than that columns have the names of the schema.
-pub fn name_mapping(metadata: &TableMetadata) -> Result<Option<NameMapping>> {
+/// Names by field id for files without ids, nested fields included, if the table's mapping says more than that columns
+/// have the names of the schema.
+pub fn name_mapping(metadata: &TableMetadata) -> Result<Option<BTreeMap<i32, Vec<String>>>> {
     let Some(text) = metadata.properties().get(NAME_MAPPING) else { return Ok(None) };
     let mapping: NameMapping =
         serde_json::from_str(text).map_err(|e| Error::new(ErrorCode::TableFormat, format!("property {NAME_MAPPING} does not parse: {e}")))?;
+    let mut names = BTreeMap::new();
+    mapping.fields().iter().for_each(|field| collect_mapped(field, &mut names));
     let schema = metadata.current_schema();
-    let plain = mapping.fields().iter().all(|field| {
-        let name = field.field_id().and_then(|id| schema.field_by_id(id)).map(|f| f.name.as_str());
-        field.names().iter().all(|n| Some(n.as_str()) == name)
+    let plain = names.iter().all(|(id, names)| {
+        let name = schema.field_by_id(*id).map(|f| f.name.as_str());
+        names.iter().all(|n| Some(n.as_str()) == name)
     });
-    Ok((!plain).then_some(mapping))
+    Ok((!plain).then_some(names))
+}
+
+fn collect_mapped(field: &MappedField, names: &mut BTreeMap<i32, Vec<String>>) {
+    if let Some(id) = field.field_id() {
+        names.insert(id, field.names().to_vec());
+    }
+    field.fields().iter().for_each(|field| collect_mapped(field, names));
 }
 
 /// Whether files may lack columns whose values only their folders tell: identity partitions of imported files (spec,
@@ -91,62 +116,10 @@ pub fn folder_values(metadata: &TableMetadata, file: &ScanFile) -> Result<BTreeM
     Ok(identity.map(|(field, value)| (field.source_id, value)).collect())
 }
 
-/// The names under which `file` holds the columns of `schema`.
-pub async fn names_in_file(store: &Arc<StoreRegistry>, schema: &Schema, mapping: Option<&NameMapping>, file: &ScanFile) -> Result<FileNames> {
-    let footer = footer_names(store, file.path(), file.data_file().file_size_in_bytes()).await?;
-    let fields = schema.as_struct().fields().iter();
-    if footer.by_id.is_empty() {
-        // Files without field ids were imported.
-        let in_file = |name: &String| footer.top.contains(name).then(|| name.clone());
-        return Ok(fields
-            .map(|f| match mapping.and_then(|m| m.fields().iter().find(|mapped| mapped.field_id() == Some(f.id))) {
-                Some(mapped) => mapped.names().iter().find_map(in_file),
-                None if mapping.is_some() => None,
-                None => in_file(&f.name),
-            })
-            .collect());
-    }
-    fields
-        .map(|field| {
-            let name = footer.by_id.get(&field.id).cloned();
-            if name.is_some() {
-                check_nested(&field.field_type, &footer.by_id, file.path())?;
-            }
-            Ok(name)
-        })
-        .collect()
-}
-
-/// Fields within structs cannot be renamed by a projection: refuse rather than read NULLs.
-fn check_nested(field_type: &Type, footer: &HashMap<i32, String>, path: &str) -> Result<()> {
-    let Type::Struct(fields) = field_type else {
-        return match field_type {
-            Type::List(list) => check_nested(&list.element_field.field_type, footer, path),
-            Type::Map(map) => check_nested(&map.value_field.field_type, footer, path),
-            _ => Ok(()),
-        };
-    };
-    for field in fields.fields() {
-        if footer.get(&field.id).is_some_and(|name| *name != field.name) {
-            return Err(Error::new(
-                ErrorCode::TableFormat,
-                format!(
-                    "file {path} holds the nested field '{}' under another name; renamed fields within structs cannot be read: rewrite the table's files first",
-                    field.name
-                ),
-            ));
-        }
-        check_nested(&field.field_type, footer, path)?;
-    }
-    Ok(())
-}
-
 /// The names that a file's own schema has.
 #[derive(Debug, Default)]
 pub struct FooterNames {
     by_id: HashMap<i32, String>,
-    /// Of its top-level columns.
-    top: HashSet<String>,
 }
 
 impl FooterNames {
@@ -168,12 +141,9 @@ pub async fn footer_names(store: &Arc<StoreRegistry>, path: &str, size: u64) -> 
     let metadata = ParquetMetaDataReader::new()
         .load_and_finish(FooterReader(location), size)
         .await
-        .map_err(|e| Error::new(ErrorCode::StorageRead, format!("cannot read the footer of data file {path}: {e}")))?;
+        .map_err(|e| Error::new(ErrorCode::StorageRead, format!("cannot read the footer of {path}: {e}")))?;
     let root = metadata.file_metadata().schema_descr().root_schema();
     let mut names = FooterNames::default();
-    if let ParquetType::GroupType { fields, .. } = root {
-        names.top.extend(fields.iter().map(|f| f.name().to_owned()));
-    }
     collect_names(root, &mut names.by_id);
     let names = Arc::new(names);
     FOOTERS.lock().put(path.to_string(), Arc::clone(&names));

@@ -38,6 +38,16 @@ impl ScanFile {
         Self { entry: Arc::new(entry), sequence_number: 0, spec_id, first_row_id: None }
     }
 
+    /// An entry of a manifest, its inherited values filled in. Entries come in the manifest's order.
+    pub fn of_entry(entry: &ManifestEntryRef, manifest: &ManifestFile, row_ids: &mut RowIds) -> Self {
+        Self {
+            entry: Arc::clone(entry),
+            sequence_number: entry.sequence_number().unwrap_or(manifest.sequence_number),
+            spec_id: manifest.partition_spec_id,
+            first_row_id: row_ids.next(entry),
+        }
+    }
+
     pub fn data_file(&self) -> &DataFile {
         self.entry.data_file()
     }
@@ -157,11 +167,6 @@ pub async fn live_files(store: &Arc<StoreRegistry>, file: ManifestFile) -> Resul
         .entries()
         .iter()
         .filter(|entry| entry.is_alive())
-        .map(|entry| ScanFile {
-            entry: Arc::clone(entry),
-            sequence_number: entry.sequence_number().unwrap_or(file.sequence_number),
-            spec_id: file.partition_spec_id,
-            first_row_id: row_ids.next(entry),
-        })
+        .map(|entry| ScanFile::of_entry(entry, &file, &mut row_ids))
         .collect())
 }

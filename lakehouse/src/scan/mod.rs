@@ -4,6 +4,7 @@
 //! `build` (`DataSourceExec` over balanced file groups, with `statistics`), or `read` where rows were deleted (`deletes`).
 
 mod build;
+pub(crate) mod changes;
 pub(crate) mod deletes;
 mod evolution;
 pub(crate) mod files;
@@ -17,6 +18,7 @@ mod selector;
 mod statistics;
 pub(crate) mod values;
 
+pub use changes::{Incremental, SnapshotRange};
 pub(crate) use judge::is_total;
 pub use metadata_columns::{FILE_COLUMN, LAST_UPDATED_COLUMN, MetadataColumn, POSITION_COLUMN, ROW_ID_COLUMN};
 pub use provider::{IcebergTableProvider, ScanOptions};

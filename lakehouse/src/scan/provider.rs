@@ -16,28 +16,25 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::conjunction as physical_conjunction;
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
-use futures::{StreamExt, TryStreamExt};
-use iceberg::spec::{FormatVersion, Schema, TableMetadata};
+use iceberg::spec::{FormatVersion, NestedFieldRef, Schema, TableMetadata};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::build::{NamedFile, ScanRequest, external};
+use super::build::{ScanRequest, change_fields, external};
+use super::changes::{Change, ChangedFile, Incremental, SnapshotRange, appended, changed, snapshots};
 use super::deletes::{DeleteIndex, DeleteRef, equality_ids, field_by_id};
-use super::evolution::{folder_values, has_defaults, has_folder_values, name_mapping, names_are_stable, names_in_file};
-use super::files::{PlannedFiles, ScanFile, plan_files};
+use super::evolution::{folder_values, has_defaults, has_folder_values, name_mapping, names_are_stable, nested_types_changed};
+use super::files::{PlannedFiles, ScanFile, plan_files, prune};
 use super::groups::{FileShape, balance};
 use super::metadata_columns::MetadataColumn;
-use super::pruning::ScanColumns;
+use super::pruning::{FileStatistics, ScanColumns};
 use super::read::{IcebergReadExec, Output, ReadSpec, ReadUnit, unit_source};
 use super::selector::SnapshotSelector;
 use crate::ident::TableIdent;
 use crate::store::StoreRegistry;
 use crate::table::{Table, arrow_schema};
-
-/// Footers read at the same time when a table's columns were renamed.
-const FOOTER_READS: usize = 16;
 
 /// How a provider reads its table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +45,9 @@ pub struct ScanOptions {
     /// Reads only these data files (their paths as the manifests give them).
     #[serde(default)]
     pub only_files: Option<Arc<BTreeSet<String>>>,
+    /// Reads what happened between snapshots instead of the rows of one.
+    #[serde(default)]
+    pub incremental: Option<Incremental>,
 }
 
 /// An Iceberg table pinned to a snapshot. What later commits do is not seen; planning reads the manifests lazily.
@@ -100,6 +100,24 @@ impl IcebergTableProvider {
         Ok(Self { metadata: OnceCell::new_with(Some(metadata)), ..provider })
     }
 
+    /// What happened between two snapshots of the table, in its current schema. An end that is left open is the head of
+    /// the table's branch.
+    ///
+    /// # Errors
+    /// `SnapshotNotFound` if an end is unknown, or the beginning is no ancestor of the end.
+    pub fn incremental(table: &Table, incremental: Incremental) -> Result<Self> {
+        let range = incremental.range();
+        let until = range.until.or(table.current_snapshot_id());
+        let range = SnapshotRange { until, ..range };
+        snapshots(&table.ident().to_string(), table.metadata(), range)?;
+        let incremental = match incremental {
+            Incremental::Appends(_) => Incremental::Appends(range),
+            Incremental::Changes(_) => Incremental::Changes(range),
+        };
+        let options = ScanOptions { incremental: Some(incremental), ..ScanOptions::default() };
+        Self::with_options(table, &SnapshotSelector::Current, options)
+    }
+
     fn from_parts(
         ident: TableIdent,
         store: Arc<StoreRegistry>,
@@ -124,6 +142,9 @@ impl IcebergTableProvider {
                 return Err(Error::new(ErrorCode::Unsupported, message));
             }
             fields.push(column.field());
+        }
+        if options.incremental.is_some_and(|i| i.is_log()) {
+            fields.extend(change_fields());
         }
         Ok(Self {
             ident,
@@ -236,36 +257,35 @@ impl IcebergTableProvider {
         Ok(predicate.ok().filter(|p| !p.always_true()))
     }
 
-    /// Gives each file the names of `schema`'s columns where they may differ from today's.
-    async fn named(&self, metadata: &TableMetadata, schema: &Schema, files: Vec<ScanFile>) -> Result<Vec<NamedFile>> {
-        let mapping = name_mapping(metadata)?;
-        if names_are_stable(metadata) && mapping.is_none() && !has_defaults(schema) && !has_folder_values(metadata) {
-            return Ok(files.into_iter().map(|file| NamedFile { file, names: None }).collect());
-        }
-        let mapping = mapping.as_ref();
-        futures::stream::iter(files)
-            .map(|file| async move {
-                let names = names_in_file(&self.store, schema, mapping, &file).await?;
-                let same = schema.as_struct().fields().iter().zip(&names).all(|(f, n)| n.as_ref() == Some(&f.name));
-                Ok(NamedFile { file, names: (!same).then_some(names) })
-            })
-            .buffered(FOOTER_READS)
-            .try_collect()
-            .await
+    /// Whether files may hold these columns in another form than the schema's: their own schemas must be consulted.
+    fn by_id(&self, metadata: &TableMetadata, columns: &[NestedFieldRef]) -> Result<bool> {
+        Ok(!names_are_stable(metadata)
+            || nested_types_changed(metadata, columns)
+            || has_defaults(columns)
+            || has_folder_values(metadata)
+            || name_mapping(metadata)?.is_some())
     }
 
-    /// A scan by our own reader: rows were deleted, positions are asked for, or columns have defaults.
-    async fn read_plan(
+    /// The table's columns that a projection asks for.
+    fn projected(&self, projection: Option<&Vec<usize>>) -> Vec<NestedFieldRef> {
+        let top = self.iceberg_schema.as_struct().fields();
+        match projection {
+            Some(indices) => indices.iter().filter_map(|i| top.get(*i).cloned()).collect(),
+            None => top.to_vec(),
+        }
+    }
+
+    /// A scan by our own reader: rows were deleted, positions are asked for, or columns must be found by id.
+    fn read_plan(
         &self,
         state: &dyn Session,
         metadata: &TableMetadata,
         projection: Option<&Vec<usize>>,
-        files: Vec<ScanFile>,
-        deletes: &DeleteIndex,
+        files: Vec<FileRead>,
+        fetch: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let wanted = projection.unwrap_or(&all);
-        let deletes: Vec<Vec<DeleteRef>> = files.iter().map(|file| deletes.for_file(file)).collect();
         let mut fields = Vec::new();
         let mut outputs = Vec::with_capacity(wanted.len());
         let top = self.iceberg_schema.as_struct().fields();
@@ -275,13 +295,19 @@ impl IcebergTableProvider {
                     fields.push(Arc::clone(field));
                     Output::Column(fields.len() - 1)
                 }
-                None => match self.options.metadata_columns.get(*index - top.len()) {
-                    Some(column) => Output::Metadata(*column),
-                    None => return Err(Error::new(ErrorCode::Internal, format!("a scan of {} asks for column {index}", self.ident))),
-                },
+                None => {
+                    let at = index - top.len();
+                    match (self.options.metadata_columns.get(at), self.options.incremental.map(|_| at - self.options.metadata_columns.len().min(at))) {
+                        (Some(column), _) => Output::Metadata(*column),
+                        (None, Some(0)) => Output::ChangeType,
+                        (None, Some(1)) => Output::ChangeOrdinal,
+                        (None, Some(2)) => Output::CommitSnapshot,
+                        _ => return Err(Error::new(ErrorCode::Internal, format!("a scan of {} asks for column {index}", self.ident))),
+                    }
+                }
             });
         }
-        for id in equality_ids(deletes.iter().flatten()) {
+        for id in equality_ids(files.iter().flat_map(|f| f.deletes.iter().chain(&f.among))) {
             if fields.iter().any(|f| f.id == id) {
                 continue;
             }
@@ -296,30 +322,31 @@ impl IcebergTableProvider {
             }
             fields.push(Arc::new(field));
         }
+        let by_id = self.by_id(metadata, &fields)?;
+        let folders = has_folder_values(metadata);
         let schema =
             Schema::builder().with_fields(fields).build().map_err(|e| Error::new(ErrorCode::TableFormat, format!("table {}: {e}", self.ident)))?;
         let shapes: Vec<FileShape<'_>> = files
             .iter()
-            .map(|f| FileShape { bytes: f.data_file().file_size_in_bytes(), split_offsets: f.data_file().split_offsets().unwrap_or(&[]) })
+            .map(|f| f.file.data_file())
+            .map(|f| FileShape { bytes: f.file_size_in_bytes(), split_offsets: f.split_offsets().unwrap_or(&[]) })
             .collect();
         let groups = balance(&shapes, state.config().target_partitions());
-        let rows = files.iter().map(|f| f.data_file().record_count()).sum();
-        let bytes = files.iter().map(|f| f.data_file().file_size_in_bytes()).sum();
-        let files = self.named(metadata, &schema, files).await?;
+        let rows = files.iter().map(|f| f.file.data_file().record_count()).sum();
+        let bytes = files.iter().map(|f| f.file.data_file().file_size_in_bytes()).sum();
         let groups: Vec<Vec<ReadUnit>> = groups
             .into_iter()
             .map(|pieces| {
                 let units = pieces.into_iter().map(|piece| {
-                    let NamedFile { file, names } = &files[piece.file];
-                    // Only a file that lacks columns need be told them.
-                    let lacks = names.as_ref().is_some_and(|names| names.contains(&None));
+                    let FileRead { file, deletes, among, change } = &files[piece.file];
                     Ok(ReadUnit {
                         path: file.path().to_owned(),
                         size: file.data_file().file_size_in_bytes(),
                         range: piece.range,
-                        names: names.clone(),
-                        constants: if lacks { folder_values(metadata, file)? } else { BTreeMap::new() },
-                        deletes: deletes[piece.file].clone(),
+                        constants: if folders { folder_values(metadata, file)? } else { BTreeMap::new() },
+                        deletes: deletes.clone(),
+                        among: among.clone(),
+                        change: *change,
                         spec_id: file.spec_id,
                         lineage: file.lineage(),
                     })
@@ -327,7 +354,18 @@ impl IcebergTableProvider {
                 units.collect()
             })
             .collect::<Result<_>>()?;
-        let spec = ReadSpec { table: self.ident.to_string(), schema, outputs, rows, bytes };
+        let spec = ReadSpec {
+            table: self.ident.to_string(),
+            schema,
+            outputs,
+            by_id,
+            names: if by_id { name_mapping(metadata)? } else { None },
+            undeleted: files.iter().all(|f| f.deletes.is_empty() && f.among.is_empty()),
+            filter: None,
+            fetch,
+            rows,
+            bytes,
+        };
         let plan = IcebergReadExec::try_new(unit_source(&groups)?, Arc::new(spec), Arc::clone(&self.store))?;
         Ok(Arc::new(plan))
     }
@@ -339,6 +377,9 @@ impl IcebergTableProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(incremental) = self.options.incremental {
+            return self.incremental_plan(state, projection, filters, incremental).await;
+        }
         let planned = self.plan_files(state, filters).await?;
         tracing::debug!(
             table = %self.ident,
@@ -350,31 +391,90 @@ impl IcebergTableProvider {
             deletes = planned.deletes.len(),
             "planned a scan"
         );
+        // With filters above, a limit counts rows that pass them.
+        let limit = limit.filter(|_| filters.is_empty());
         let mut files = planned.data;
         if !files.is_empty() {
             let metadata = self.metadata().await?;
             let deletes = DeleteIndex::build(&planned.deletes, metadata)?;
+            let deleted = !deletes.is_empty() && files.iter().any(|file| !deletes.for_file(file).is_empty());
+            if let (false, Some(limit)) = (deleted, limit) {
+                files = enough_for(files, limit);
+            }
             let native = |column: &MetadataColumn| *column == MetadataColumn::File;
-            let own = !self.options.metadata_columns.iter().all(native) || has_defaults(&self.iceberg_schema) || has_folder_values(metadata);
-            if own || files.iter().any(|file| !deletes.for_file(file).is_empty()) {
-                return self.read_plan(state, metadata, projection, files, &deletes).await;
+            if deleted || !self.options.metadata_columns.iter().all(native) || self.by_id(metadata, &self.projected(projection))? {
+                let files = files.into_iter().map(|file| FileRead { deletes: deletes.for_file(&file), ..FileRead::new(file) }).collect();
+                return self.read_plan(state, metadata, projection, files, limit);
             }
         }
-        // With filters above, a limit counts rows that pass them.
-        let limit = limit.filter(|_| filters.is_empty());
-        if let Some(limit) = limit {
-            files = enough_for(files, limit);
+        self.native_plan(state, projection, files, limit)
+    }
+
+    /// What happened between snapshots, as far as `filters` do not rule files out.
+    async fn incremental_plan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        incremental: Incremental,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let metadata = self.metadata().await?;
+        let table = self.ident.to_string();
+        let files: Vec<FileRead> = match incremental {
+            Incremental::Appends(range) => appended(&self.store, &table, metadata, range).await?.into_iter().map(FileRead::new).collect(),
+            Incremental::Changes(range) => changed(&self.store, &table, metadata, range).await?.into_iter().map(FileRead::from).collect(),
+        };
+        let columns = ScanColumns::new(metadata, &self.iceberg_schema, &self.schema);
+        let predicate = self.pruning_predicate(state, filters).map_err(Error::from_datafusion)?;
+        let judged: Vec<ScanFile> = files.iter().map(|f| f.file.clone()).collect();
+        let kept = prune(predicate.as_ref(), &FileStatistics { columns: &columns, files: &judged });
+        let files: Vec<FileRead> = files.into_iter().zip(kept).filter_map(|(file, keep)| keep.then_some(file)).collect();
+        let native = |column: &MetadataColumn| *column == MetadataColumn::File;
+        let own = incremental.is_log() || !self.options.metadata_columns.iter().all(native);
+        if !files.is_empty() && (own || self.by_id(metadata, &self.projected(projection))?) {
+            return self.read_plan(state, metadata, projection, files, None);
         }
-        let files = self.named(self.metadata().await?, &self.iceberg_schema, files).await?;
+        self.native_plan(state, projection, files.into_iter().map(|f| f.file).collect(), None)
+    }
+
+    /// A scan by DataFusion's own reader.
+    fn native_plan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        files: Vec<ScanFile>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let request = ScanRequest {
             state,
             store: &self.store,
             columns: &self.columns,
             metadata_columns: &self.options.metadata_columns,
+            change_columns: self.options.incremental.is_some_and(|i| i.is_log()),
             projection,
             limit,
         };
         request.build(files).map_err(Error::from_datafusion)
+    }
+}
+
+/// A file to read, with what was deleted from it.
+struct FileRead {
+    file: ScanFile,
+    deletes: Vec<DeleteRef>,
+    among: Vec<DeleteRef>,
+    change: Option<Change>,
+}
+
+impl FileRead {
+    fn new(file: ScanFile) -> Self {
+        Self { file, deletes: Vec::new(), among: Vec::new(), change: None }
+    }
+}
+
+impl From<ChangedFile> for FileRead {
+    fn from(changed: ChangedFile) -> Self {
+        Self { file: changed.file, deletes: changed.deletes, among: changed.among, change: Some(changed.change) }
     }
 }
 
@@ -435,6 +535,9 @@ impl TableProvider for IcebergTableProvider {
 
     fn statistics(&self) -> Option<Statistics> {
         let metadata = self.metadata.get()?;
+        if self.options.incremental.is_some() {
+            return None;
+        }
         let rows = match self.snapshot_id {
             None => 0,
             Some(id) => {

@@ -91,9 +91,6 @@ async fn with_default(table: &Table, edit: SchemaEdit) -> Result<SchemaEdit> {
     if table.format_version() < 3 {
         return Err(unsupported("DEFAULT of a column below format-version 3 (SET TBLPROPERTIES ('format-version' = '3') first)"));
     }
-    if !parent.is_empty() {
-        return Err(unsupported("defaults of fields within structs"));
-    }
     let field = Arc::new(resolve(field.as_ref().clone()).await?);
     Ok(SchemaEdit::Add { parent, field, position, if_not_exists })
 }

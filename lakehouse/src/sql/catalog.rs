@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
+use super::incremental::parse_mark;
 use super::metadata_tables::{MetadataKind, metadata_table};
 use super::metadata_columns::marked_columns;
 use super::time_travel::VERSION_MARK;
@@ -119,6 +120,12 @@ impl Shared {
         {
             let table = load_table(&self.lakehouse, &TableIdent::new(namespace, base)).await?;
             return Ok(Some(metadata_table(&table, kind).await?));
+        }
+        if let Some((base, mark)) = name.rsplit_once(VERSION_MARK)
+            && let Some(table) = find_table(&self.lakehouse, &TableIdent::new(namespace, base)).await?
+            && let Some(incremental) = parse_mark(&table, mark)
+        {
+            return Ok(Some(Arc::new(IcebergTableProvider::incremental(&table, incremental?)?)));
         }
         if let Some((base, mark)) = name.rsplit_once(VERSION_MARK)
             && let Some(name) = mark.strip_prefix("ref:")

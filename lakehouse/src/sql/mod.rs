@@ -14,6 +14,7 @@ mod create_table;
 mod ddl;
 mod defaults;
 mod describe;
+mod incremental;
 mod insert;
 mod letter_case;
 mod listing;

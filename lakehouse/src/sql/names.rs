@@ -17,6 +17,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::catalog::{LakehouseCatalogProvider, METADATA_MARK, find_owner, ref_name, table_not_found};
 use super::dialect_of;
+use super::incremental::rewrite_incremental;
 use super::letter_case::MixedCase;
 use super::metadata_columns::add_metadata_columns;
 use super::metadata_tables::MetadataKind;
@@ -36,6 +37,7 @@ pub async fn prepare(ctx: &SessionContext, lakehouse: &Lakehouse, tokens: Vec<To
     let state = ctx.state();
     follow_settings(ctx, &state);
     let parse = |tokens| parse_statement(tokens, dialect_of(&state)?.as_ref());
+    let tokens = rewrite_incremental(tokens, dialect_of(&state)?.as_ref())?;
     let (mut tokens, as_of) = rewrite_time_travel(tokens, dialect_of(&state)?.as_ref())?;
     for clause in &as_of {
         let timestamp_ms = evaluate_time(&clause.expression).await?;

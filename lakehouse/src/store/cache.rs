@@ -38,7 +38,7 @@ impl MetadataCache {
         if let Some(found) = self.metadata.lock().get(location) {
             return Ok(Arc::clone(found));
         }
-        let metadata = TableMetadata::read_from(&store.file_io(), location).await.map_err(err::iceberg)?;
+        let metadata = TableMetadata::read_from(&store.file_io(), location).await.map_err(|e| err::iceberg_file("metadata file", location, e))?;
         let metadata = Arc::new(metadata);
         self.put_metadata(location, Arc::clone(&metadata));
         Ok(metadata)
@@ -60,7 +60,7 @@ impl MetadataCache {
             return Ok(Arc::clone(found));
         }
         let bytes = store.read(location).await?;
-        let list = ManifestList::parse_with_version(&bytes, version).map_err(err::iceberg)?;
+        let list = ManifestList::parse_with_version(&bytes, version).map_err(|e| err::iceberg_file("manifest list", location, e))?;
         let list = Arc::new(list.consume_entries().into_iter().collect::<Vec<_>>());
         self.lists.lock().put(location.to_owned(), Arc::clone(&list));
         Ok(list)
@@ -71,7 +71,7 @@ impl MetadataCache {
         if let Some(found) = self.manifests.lock().get(&file.manifest_path) {
             return Ok(Arc::clone(found));
         }
-        let manifest = Arc::new(file.load_manifest(&store.file_io()).await.map_err(err::iceberg)?);
+        let manifest = Arc::new(file.load_manifest(&store.file_io()).await.map_err(|e| err::iceberg_file("manifest", &file.manifest_path, e))?);
         if manifest.entries().len() <= CACHED_ENTRIES_MAX {
             self.manifests.lock().put(file.manifest_path.clone(), Arc::clone(&manifest));
         }

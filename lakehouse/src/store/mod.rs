@@ -2,6 +2,7 @@
 //! writers.
 
 mod cache;
+mod described;
 mod file_io;
 mod lent;
 mod location;
@@ -147,7 +148,7 @@ impl StoreRegistry {
             return Ok(Arc::clone(store));
         }
         let store: Arc<dyn ObjectStore> = match scheme {
-            "file" => Arc::new(LocalFileSystem::new()),
+            "file" => Arc::new(described::LocalFiles(LocalFileSystem::new())),
             "s3" | "s3a" | "s3n" => Arc::new(Bucket { own: Arc::new(self.s3.store(bucket)?), lent: self.lent_stores(key) }),
             other => return Err(err::unsupported(format!("no object store for scheme '{other}'"))),
         };

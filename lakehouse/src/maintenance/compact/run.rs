@@ -90,7 +90,7 @@ impl<'a> GroupWriter<'a> {
 
     async fn plan(&self, group: &FileGroup) -> Result<Arc<dyn ExecutionPlan>> {
         let only: BTreeSet<String> = group.files.iter().map(|file| file.path.clone()).collect();
-        let options = ScanOptions { only_files: Some(Arc::new(only)), metadata_columns: lineage_columns(self.table).to_vec() };
+        let options = ScanOptions { only_files: Some(Arc::new(only)), metadata_columns: lineage_columns(self.table).to_vec(), ..ScanOptions::default() };
         let provider = IcebergTableProvider::with_options(self.table, &SnapshotSelector::Current, options)?;
         let outputs = usize::try_from(self.settings.output_files(group.bytes())).unwrap_or(usize::MAX);
         let mut state = self.write.state.clone();

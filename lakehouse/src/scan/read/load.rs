@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use chainalytics_common::{Error, ErrorCode, Result};
 
-use super::exec::ParquetOpener;
+use super::open::ParquetOpener;
 use super::filter::{DeletedRows, EqualityFilter, RowFilter, rows_size};
 use super::spec::{ReadSpec, ReadUnit};
 use super::vector;
@@ -31,18 +31,19 @@ pub(super) struct Loader {
 
 type PositionsByFile = HashMap<String, Arc<RoaringTreemap>>;
 
-/// The rows to leave out of a unit's data file.
+/// The rows of a unit's data file that `deletes` name.
 pub(super) async fn load(
     loader: &Loader,
     opener: &ParquetOpener,
     reservation: &MemoryReservation,
     unit: &ReadUnit,
+    deletes: &[DeleteRef],
     spec: &ReadSpec,
     columns: &[FieldRef],
 ) -> Result<RowFilter> {
     let mut filter = RowFilter::default();
     let mut equality: HashMap<&[i32], Vec<Arc<DeletedRows>>> = HashMap::new();
-    for delete in &unit.deletes {
+    for delete in deletes {
         match &delete.content {
             DeleteContent::Vector { offset, length, rows } => {
                 let location = opener.store.resolve(&delete.path)?;
@@ -79,7 +80,7 @@ async fn positions(loader: &Loader, opener: &ParquetOpener, reservation: &Memory
         Arc::new(Field::new(name(DELETE_FILE_PATH_ID, "file_path"), DataType::Utf8, false)),
         Arc::new(Field::new(name(DELETE_POSITION_ID, "pos"), DataType::Int64, false)),
     ];
-    let mut batches = opener.open(&delete.path, delete.size, None, columns, false).map_err(read_error(delete))?;
+    let (mut batches, _) = opener.open(&delete.path, delete.size, None, columns, false, None).map_err(read_error(delete))?;
     let mut found: HashMap<String, RoaringTreemap> = HashMap::new();
     while let Some(batch) = batches.try_next().await.map_err(read_error(delete))? {
         let paths = batch.column(0).as_string_opt::<i32>();
@@ -141,7 +142,7 @@ async fn deleted_rows(
         })
         .collect();
     let converter = converter(&at, columns)?;
-    let mut batches = opener.open(&delete.path, delete.size, None, fields, false).map_err(read_error(delete))?;
+    let (mut batches, _) = opener.open(&delete.path, delete.size, None, fields, false, None).map_err(read_error(delete))?;
     let mut found = DeletedRows::new();
     while let Some(batch) = batches.try_next().await.map_err(read_error(delete))? {
         let rows = converter.convert_columns(batch.columns()).map_err(err::arrow)?;

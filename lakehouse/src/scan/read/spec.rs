@@ -15,8 +15,9 @@ use serde_json::Value;
 use chainalytics_common::Result;
 
 use crate::err;
+use crate::scan::build::change_fields;
+use crate::scan::changes::Change;
 use crate::scan::deletes::DeleteRef;
-use crate::scan::evolution::FileNames;
 use crate::scan::metadata_columns::{Lineage, MetadataColumn};
 use crate::scan::provider::without_metadata;
 use crate::table::arrow_schema;
@@ -27,6 +28,10 @@ pub enum Output {
     /// Column of the spec's schema, by index.
     Column(usize),
     Metadata(MetadataColumn),
+    /// Columns of the change log.
+    ChangeType,
+    ChangeOrdinal,
+    CommitSnapshot,
 }
 
 /// How to read; the same for all units.
@@ -37,6 +42,21 @@ pub struct ReadSpec {
     /// Columns to read: those of the output and those that equality deletes compare. Top-level fields only.
     pub schema: Schema,
     pub outputs: Vec<Output>,
+    /// Whether files may have other names or nested types than the schema: then their own schemas are consulted.
+    #[serde(default)]
+    pub by_id: bool,
+    /// Names by field id in files without ids, where they may differ from the schema's.
+    #[serde(default)]
+    pub names: Option<BTreeMap<i32, Vec<String>>>,
+    /// Whether no row of the units was deleted.
+    #[serde(default)]
+    pub undeleted: bool,
+    /// Condition on the output that lets row groups and pages be skipped: a `PhysicalExprNode`, only on the wire.
+    #[serde(default)]
+    pub filter: Option<Vec<u8>>,
+    /// Rows after which a partition may stop.
+    #[serde(default)]
+    pub fetch: Option<usize>,
     /// Rows of all units before deletes.
     pub rows: u64,
     /// Stored bytes of all units.
@@ -59,6 +79,9 @@ impl ReadSpec {
             .map(|output| match output {
                 Output::Column(at) => columns.get(*at).cloned().ok_or_else(|| err::internal("a read of a column that is not there")),
                 Output::Metadata(column) => Ok(column.field()),
+                Output::ChangeType => Ok(Arc::clone(&change_fields()[0])),
+                Output::ChangeOrdinal => Ok(Arc::clone(&change_fields()[1])),
+                Output::CommitSnapshot => Ok(Arc::clone(&change_fields()[2])),
             })
             .collect::<Result<_>>()?;
         Ok(Arc::new(ArrowSchema::new(fields)))
@@ -74,9 +97,6 @@ pub struct ReadUnit {
     /// Bytes `[start, end)` whose row groups are read; `None` reads all.
     #[serde(default)]
     pub range: Option<(i64, i64)>,
-    /// Names of the schema's columns in the file where they may differ from the schema's.
-    #[serde(default)]
-    pub names: Option<FileNames>,
     /// Values by field id, Iceberg's JSON, of columns that an imported file lacks because its folder tells them.
     #[serde(default)]
     pub constants: BTreeMap<i32, Value>,
@@ -87,6 +107,12 @@ pub struct ReadUnit {
     /// What rows inherit that hold no lineage of their own; `None` if they have none.
     #[serde(default)]
     pub lineage: Option<Lineage>,
+    /// Only rows that one of these deletes are given; empty gives all.
+    #[serde(default)]
+    pub among: Vec<DeleteRef>,
+    /// What happened to the rows, in a read of changes.
+    #[serde(default)]
+    pub change: Option<Change>,
 }
 
 /// Schema of a unit row: `unit` Utf8, JSON.

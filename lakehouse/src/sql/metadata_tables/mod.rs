@@ -15,6 +15,7 @@ use datafusion::datasource::MemTable;
 
 use chainalytics_common::{Error, Result};
 
+use crate::scan::{IcebergTableProvider, Incremental, SnapshotRange};
 use crate::table::Table;
 use files::Content;
 use manifests::Reach;
@@ -38,6 +39,8 @@ pub enum MetadataKind {
     AllEntries,
     Partitions,
     PositionDeletes,
+    /// The log of inserted and deleted rows, over the whole history that metadata knows.
+    Changes,
 }
 
 impl MetadataKind {
@@ -59,12 +62,13 @@ impl MetadataKind {
             "all_entries" => Self::AllEntries,
             "partitions" => Self::Partitions,
             "position_deletes" => Self::PositionDeletes,
+            "changes" => Self::Changes,
             _ => return None,
         })
     }
 }
 
-/// The metadata table of `table`, its rows in memory.
+/// The metadata table of `table`, its rows in memory (those of `changes` are in the table's files).
 pub async fn metadata_table(table: &Table, kind: MetadataKind) -> Result<Arc<dyn TableProvider>> {
     let batch = match kind {
         MetadataKind::Snapshots => history::snapshots(table)?,
@@ -83,6 +87,7 @@ pub async fn metadata_table(table: &Table, kind: MetadataKind) -> Result<Arc<dyn
         MetadataKind::AllEntries => files::entries(table, Reach::All).await?,
         MetadataKind::Partitions => manifests::partitions(table).await?,
         MetadataKind::PositionDeletes => position_deletes::position_deletes(table).await?,
+        MetadataKind::Changes => return Ok(Arc::new(IcebergTableProvider::incremental(table, Incremental::Changes(SnapshotRange::default()))?)),
     };
     let provider = MemTable::try_new(batch.schema(), vec![vec![batch]]).map_err(Error::from_datafusion)?;
     Ok(Arc::new(provider))

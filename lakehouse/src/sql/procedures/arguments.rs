@@ -22,6 +22,7 @@ enum Value {
     Time(i64),
     Map(BTreeMap<String, String>),
     Longs(Vec<i64>),
+    Texts(Vec<String>),
 }
 
 /// Checked arguments by name. Those that were left out or NULL are not there.
@@ -116,6 +117,14 @@ impl Arguments {
         }
     }
 
+    /// An array of strings; `None` if it was left out.
+    pub fn texts(&self, name: &str) -> Option<&[String]> {
+        match self.values.get(name) {
+            Some(Value::Texts(texts)) => Some(texts),
+            _ => None,
+        }
+    }
+
     pub fn longs(&self, name: &str) -> Vec<i64> {
         match self.values.get(name) {
             Some(Value::Longs(numbers)) => numbers.clone(),
@@ -154,7 +163,14 @@ async fn evaluate(runner: &Runner<'_>, procedure: &Procedure, parameter: &Parame
                 .map_err(|error| bad_argument(format!("{}: argument '{}': {}", procedure.name, parameter.name, error.message())))?;
             Value::Time(time)
         }
-        (Kind::Map, Written::Map(items)) => Value::Map(map(&items).map_err(|what| wrong(&what))?),
+        (Kind::Map, Written::Map(mut items)) => {
+            for item in items.iter_mut().filter(|item| is_computed(item)) {
+                let found = runner.scalar(item, DataType::Utf8).await?;
+                let Some(ScalarValue::Utf8(Some(text))) = found else { return Err(wrong(&format!("a map with {item}, which is NULL"))) };
+                *item = Expr::Value(SqlValue::SingleQuotedString(text).into());
+            }
+            Value::Map(map(&items).map_err(|what| wrong(&what))?)
+        }
         (Kind::Longs, Written::Array(items)) => {
             let mut numbers = Vec::with_capacity(items.len());
             for item in &items {
@@ -168,6 +184,10 @@ async fn evaluate(runner: &Runner<'_>, procedure: &Procedure, parameter: &Parame
                 numbers.push(number.ok_or_else(|| wrong("an array of something else"))?);
             }
             Value::Longs(numbers)
+        }
+        (Kind::Texts, Written::Array(items)) => {
+            let texts = items.iter().map(|item| text(item).ok_or_else(|| wrong("an array of something else"))).collect::<Result<_>>()?;
+            Value::Texts(texts)
         }
         (_, Written::Scalar(expr)) => return Err(wrong(&expr.to_string())),
         (_, Written::Map(_)) => return Err(wrong("a map")),
@@ -195,7 +215,7 @@ async fn computed(runner: &Runner<'_>, kind: Kind, expr: &Expr) -> Result<Option
         Kind::Bool => DataType::Boolean,
         Kind::Time => DataType::Timestamp(TimeUnit::Millisecond, None),
         Kind::Text => DataType::Utf8,
-        Kind::Map => return Err(bad_argument(format!("{expr} is not map('key', 'value', …)"))),
+        Kind::Map | Kind::Texts => return Err(bad_argument(format!("{expr} is not {}", kind.article()))),
     };
     Ok(match runner.scalar(expr, data_type).await? {
         Some(ScalarValue::Int64(Some(number))) => Some(Value::Long(number)),

@@ -2,6 +2,7 @@
 //! arguments, calls `maintenance` and shows what that returns as rows.
 
 mod arguments;
+mod changelog;
 mod cleanup;
 mod import;
 mod result;
@@ -31,6 +32,8 @@ pub enum Kind {
     Map,
     /// `array(1, 2, …)`.
     Longs,
+    /// `array('a', 'b', …)`.
+    Texts,
 }
 
 impl Kind {
@@ -42,6 +45,7 @@ impl Kind {
             Self::Time => "a timestamp",
             Self::Map => "map('key', 'value', …)",
             Self::Longs => "array(1, 2, …)",
+            Self::Texts => "array('a', 'b', …)",
         }
     }
 }
@@ -72,7 +76,7 @@ pub struct Procedure {
 }
 
 fn all() -> impl Iterator<Item = &'static Procedure> {
-    [snapshots::PROCEDURES, cleanup::PROCEDURES, rewrite::PROCEDURES, import::PROCEDURES].into_iter().flatten()
+    [snapshots::PROCEDURES, cleanup::PROCEDURES, rewrite::PROCEDURES, import::PROCEDURES, changelog::PROCEDURES].into_iter().flatten()
 }
 
 /// The procedure of that name.
