@@ -22,6 +22,8 @@ mod ident;
 mod lakehouse;
 mod settings;
 #[cfg(test)]
+mod proof;
+#[cfg(test)]
 mod test_support;
 
 pub use catalog::{Catalog, CreateTable, PartitionFieldDef};

@@ -5,6 +5,7 @@ pub mod dice;
 pub mod numbered;
 pub mod proxy;
 pub mod slt;
+pub mod third_party;
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};

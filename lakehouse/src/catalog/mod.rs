@@ -51,6 +51,8 @@ pub struct Catalog {
     backend: Backend,
     warehouse: String,
     store: Arc<StoreRegistry>,
+    #[cfg(test)]
+    faults: std::sync::OnceLock<Arc<crate::proof::Faults>>,
 }
 
 enum Backend {
@@ -76,14 +78,31 @@ impl Catalog {
             connections_max: options.connections_max,
         };
         let backend = Backend::Sql(SqlCatalog::open(&sql).await?);
-        Ok(Self { name: options.name.clone(), backend, warehouse: options.warehouse.clone(), store })
+        Ok(Self::of(options.name.clone(), backend, options.warehouse.clone(), store))
     }
 
     /// Connects to a REST catalog and takes the configuration that it gives.
     pub async fn open_rest(name: &str, options: &RestOptions, store: Arc<StoreRegistry>) -> Result<Self> {
         let rest = RestCatalog::open(options).await?;
         let warehouse = rest.warehouse().unwrap_or_default().to_owned();
-        Ok(Self { name: name.to_owned(), backend: Backend::Rest(Box::new(rest)), warehouse, store })
+        Ok(Self::of(name.to_owned(), Backend::Rest(Box::new(rest)), warehouse, store))
+    }
+
+    fn of(name: String, backend: Backend, warehouse: String, store: Arc<StoreRegistry>) -> Self {
+        Self {
+            name,
+            backend,
+            warehouse,
+            store,
+            #[cfg(test)]
+            faults: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Lets requests to the catalog fail as the faults say.
+    #[cfg(test)]
+    pub(crate) fn break_with(&self, faults: Arc<crate::proof::Faults>) {
+        let _first = self.faults.set(faults);
     }
 
     /// Value of `catalog_name`.
@@ -123,6 +142,10 @@ impl Catalog {
 
     /// The table's current metadata file, if the catalog has the table.
     pub(crate) async fn metadata_location(&self, ident: &TableIdent) -> Result<Option<String>> {
+        #[cfg(test)]
+        if let Some(faults) = self.faults.get() {
+            faults.ask(async { Ok(()) }).await?;
+        }
         match &self.backend {
             Backend::Sql(sql) => sql.metadata_location(ident).await,
             Backend::Rest(rest) => {

@@ -45,6 +45,14 @@ impl Catalog {
 
     /// As [`Self::commit`], the three outcomes apart. An `Err` means that nothing happened.
     pub(crate) async fn swap(&self, commits: &[TableCommit]) -> Result<Swap> {
+        #[cfg(test)]
+        if let Some(faults) = self.faults.get() {
+            return faults.swap(self.swap_now(commits)).await;
+        }
+        self.swap_now(commits).await
+    }
+
+    async fn swap_now(&self, commits: &[TableCommit]) -> Result<Swap> {
         match &self.backend {
             Backend::Sql(sql) => sql.swap(commits).await,
             Backend::Rest(rest) => rest.swap(commits, &self.store).await,

@@ -39,6 +39,8 @@ pub enum ConflictCheck {
     Snapshot,
     /// Any file added since the base snapshot that the filter accepts (every file without a filter) conflicts.
     Serializable(Option<FileFilter>),
+    /// Any change of rows since the base snapshot conflicts.
+    Unchanged,
 }
 
 /// What happens to the table's data files.

@@ -1,7 +1,7 @@
 //! Changes of branches and tags. Source: Iceberg spec, "Snapshot References".
 
 use chainalytics_common::{Error, ErrorCode, Result};
-use iceberg::spec::{SnapshotReference, SnapshotRetention, TableMetadata, TableMetadataBuilder};
+use iceberg::spec::{FormatVersion, SnapshotReference, SnapshotRetention, TableMetadata, TableMetadataBuilder};
 
 use crate::err;
 use crate::table::{MAIN_BRANCH, references};
@@ -54,6 +54,11 @@ pub(super) fn apply(builder: TableMetadataBuilder, metadata: &TableMetadata, edi
     let refs = references(metadata)?;
     let kind = |is_branch: bool| if is_branch { "branch" } else { "tag" };
     match edit {
+        // Iceberg's library writes no refs into metadata of format v1: they would be gone with the next commit.
+        RefEdit::Set { name, is_branch, .. } if metadata.format_version() == FormatVersion::V1 => Err(err::unsupported(format!(
+            "{} '{name}': a table of format v1 keeps no branches and tags; set its property format-version to 2",
+            kind(*is_branch)
+        ))),
         RefEdit::Set { name, is_branch, snapshot_id, mode, retention } => {
             let existing = refs.get(name);
             match (existing, mode) {

@@ -45,13 +45,17 @@ pub(super) async fn validate(table: &Table, change: &TableChange, options: &Comm
         Some(FileChange::Overwrite { base, check, removed, added }) => {
             // Rows that another commit deleted must not come back in a new file.
             let moves_rows = added.iter().any(|file| file.content == FileContent::Data) && !change.referenced.is_empty();
-            refuse_unseen(table, *base, check, !removed.is_empty() || moves_rows).await?;
+            let mut rewritten = removed.clone();
+            if moves_rows {
+                rewritten.extend(change.referenced.iter().cloned());
+            }
+            refuse_unseen(table, *base, check, &rewritten).await?;
             if table.current_snapshot_id() != *base {
                 refuse_gone(table, &change.referenced).await?;
             }
         }
         Some(FileChange::Rewrite { base, removed, keep_sequence, .. }) => {
-            refuse_deleted(table, *base, removed, *keep_sequence).await?;
+            refuse_deleted(table, Some(*base), removed, *keep_sequence).await?;
         }
         _ => {}
     }
@@ -64,24 +68,24 @@ fn snapshot_of_step(table: &Table, options: &CommitOptions) -> Option<SnapshotIn
     table.committed_or_staged(|summary| summary.get(RUN_ID_KEY) == Some(run_id) && summary.get(STEP_KEY) == Some(step))
 }
 
-/// Fails if a snapshot after `base` deleted rows of the files that a compaction takes out.
+/// Fails if a snapshot after `base` deleted rows of the files that a change writes anew.
 ///
 /// Equality deletes that arrived meanwhile keep applying if the rewritten files keep the base's sequence number. A
 /// position delete names a file and would miss its rows in the new one.
-async fn refuse_deleted(table: &Table, base: i64, removed: &BTreeSet<String>, keeps_sequence: bool) -> Result<()> {
-    let newer = since(table, Some(base))?;
+async fn refuse_deleted(table: &Table, base: Option<i64>, rewritten: &BTreeSet<String>, keeps_sequence: bool) -> Result<()> {
+    let newer = since(table, base)?;
     let Some(current) = table.current_snapshot_id().filter(|_| !newer.is_empty()) else { return Ok(()) };
     let manifests = table.manifests(current).await?;
     let candidates: Vec<_> = manifests
         .iter()
-        .filter(|file| file.content == ManifestContentType::Deletes && newer_than_base(table, file.added_snapshot_id, Some(base)))
+        .filter(|file| file.content == ManifestContentType::Deletes && newer_than_base(table, file.added_snapshot_id, base))
         .cloned()
         .collect();
     for manifest in load_all(table, &candidates).await? {
         for entry in manifest.entries().iter().filter(|entry| entry.is_alive()) {
             let unseen = entry.snapshot_id.is_some_and(|id| newer.contains(&id));
-            if unseen && touches(entry.data_file(), removed, keeps_sequence) {
-                return Err(err::conflict(format!("table {}: another commit deleted rows of files that are being compacted", table.ident())));
+            if unseen && touches(entry.data_file(), rewritten, keeps_sequence) {
+                return Err(err::conflict(format!("table {}: another commit deleted rows of files that this change writes anew", table.ident())));
             }
         }
     }
@@ -106,22 +110,23 @@ fn touches(delete: &DataFile, paths: &BTreeSet<String>, keeps_sequence: bool) ->
     }
 }
 
-/// Snapshots after `base` that changed rows.
+/// Snapshots after `base`, if one of them changed rows. Those that moved rows count too then: what was added or deleted
+/// since may stand in their files.
 fn since(table: &Table, base: Option<i64>) -> Result<HashSet<i64>> {
     let mut newer = HashSet::new();
-    let mut reached = base.is_none();
+    let (mut reached, mut changed) = (base.is_none(), false);
     for snapshot in table.ancestors() {
         if Some(snapshot.snapshot_id()) == base {
             reached = true;
             break;
         }
         // A compaction moves rows and adds none.
-        if snapshot.summary().operation != Operation::Replace {
-            newer.insert(snapshot.snapshot_id());
-        }
+        changed |= snapshot.summary().operation != Operation::Replace;
+        newer.insert(snapshot.snapshot_id());
     }
     match reached {
-        true => Ok(newer),
+        true if changed => Ok(newer),
+        true => Ok(HashSet::new()),
         false => {
             Err(err::conflict(format!("table {}: the snapshot this was planned on ({base:?}) is no ancestor of the current one", table.ident())))
         }
@@ -129,17 +134,20 @@ fn since(table: &Table, base: Option<i64>) -> Result<HashSet<i64>> {
 }
 
 /// Fails if a snapshot after `base` added files which the change ought to have seen.
-async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, deletes: bool) -> Result<()> {
+async fn refuse_unseen(table: &Table, base: Option<i64>, check: &ConflictCheck, rewritten: &BTreeSet<String>) -> Result<()> {
     let metadata = table.metadata();
     if table.current_snapshot_id() == base {
         return Ok(());
     }
     let newer = since(table, base)?;
+    if matches!(check, ConflictCheck::Unchanged) && !newer.is_empty() {
+        return Err(err::conflict(format!("table {}: another commit changed rows of the table that this change has read", table.ident())));
+    }
     let Some(current) = table.current_snapshot_id() else { return Ok(()) };
     let manifests = table.manifests(current).await?;
     let is_new = |id: i64| newer.contains(&id);
-    if deletes && manifests.iter().any(|file| file.content == ManifestContentType::Deletes && is_new(file.added_snapshot_id)) {
-        return Err(err::conflict(format!("table {}: another commit deleted rows meanwhile", table.ident())));
+    if !rewritten.is_empty() {
+        refuse_deleted(table, base, rewritten, false).await?;
     }
     let ConflictCheck::Serializable(filter) = check else { return Ok(()) };
     // Merging can move an added file into a younger manifest, never into one that is older than the file.

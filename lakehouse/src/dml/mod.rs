@@ -7,6 +7,7 @@
 mod align;
 mod distribute;
 mod merge;
+mod reads;
 mod rewrite;
 mod target;
 

@@ -64,7 +64,13 @@ pub async fn rewrite_rows(write: &Write<'_>, table: &Table, alias: Option<TableR
     let operation = edit.operation();
     let mode = operation.mode(table)?;
     let judged = judge(write, table, &condition).await?;
-    let check = operation.check(write, table, plain_terms(&condition))?;
+    let mut reads_itself = super::reads::expr_reads(&condition, table)?;
+    if let RowEdit::Update(assignments) = &edit {
+        for assignment in assignments {
+            reads_itself |= super::reads::expr_reads(&assignment.value, table)?;
+        }
+    }
+    let check = operation.check(write, table, plain_terms(&condition), reads_itself)?;
     let base = table.current_snapshot_id();
     let job = Job { write, table, alias, condition, edit };
     let mut change = match mode {

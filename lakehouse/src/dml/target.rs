@@ -75,10 +75,13 @@ impl RowOperation {
     }
 
     /// What must not have happened between reading and commit. `terms`: conditions that every row which the statement
-    /// depends on satisfies, columns unqualified.
-    pub(super) fn check(self, write: &Write<'_>, table: &Table, terms: Vec<Expr>) -> Result<ConflictCheck> {
+    /// depends on satisfies, columns unqualified. `reads_itself`: it depends on the rest of the table, too.
+    pub(super) fn check(self, write: &Write<'_>, table: &Table, terms: Vec<Expr>, reads_itself: bool) -> Result<ConflictCheck> {
         if !self.property(table, "isolation-level", "serializable", "snapshot")? {
             return Ok(ConflictCheck::Snapshot);
+        }
+        if reads_itself {
+            return Ok(ConflictCheck::Unchanged);
         }
         let provider = IcebergTableProvider::try_new(table, &SnapshotSelector::Current)?;
         let state = write.state.clone();

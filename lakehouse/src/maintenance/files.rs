@@ -40,7 +40,7 @@ pub(super) async fn delete_all(store: &Arc<StoreRegistry>, uris: &[String], conc
     deleted.into_inner()
 }
 
-/// All files under a location.
+/// All files under a location, those of unfinished uploads too.
 pub(super) async fn list(store: &Arc<StoreRegistry>, location: &str) -> Result<Vec<ListedFile>> {
     let at = store.resolve(location)?;
     let prefix = at.url.as_str().trim_end_matches('/').to_owned();
@@ -50,14 +50,17 @@ pub(super) async fn list(store: &Arc<StoreRegistry>, location: &str) -> Result<V
         .try_collect()
         .await
         .map_err(|e| Error::new(ErrorCode::StorageRead, format!("cannot list {location}")).with_source(e))?;
-    listed
-        .into_iter()
-        .map(|meta| {
-            Ok(ListedFile {
-                uri: normalize_location(&format!("{prefix}/{}", meta.location))?,
-                bytes: meta.size,
-                modified_ms: meta.last_modified.timestamp_millis(),
-            })
-        })
-        .collect()
+    let mut files = Vec::with_capacity(listed.len());
+    for meta in listed {
+        files.push(ListedFile {
+            uri: normalize_location(&format!("{prefix}/{}", meta.location))?,
+            bytes: meta.size,
+            modified_ms: meta.last_modified.timestamp_millis(),
+        });
+    }
+    for staged in store.unfinished(location).await? {
+        let modified: chrono::DateTime<chrono::Utc> = staged.modified.into();
+        files.push(ListedFile { uri: normalize_location(&staged.path)?, bytes: staged.bytes, modified_ms: modified.timestamp_millis() });
+    }
+    Ok(files)
 }

@@ -6,6 +6,7 @@ mod described;
 mod file_io;
 mod lent;
 mod location;
+mod staged;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use cache::MetadataCache;
 pub(crate) use lent::LentCredentials;
 use lent::{Bucket, LentStores};
 pub use location::normalize_location;
+pub(crate) use staged::StagedFile;
 
 /// Deletions in flight when a list of files goes.
 const DELETE_CONCURRENCY: usize = 16;
@@ -186,6 +188,15 @@ impl StoreRegistry {
 
     /// Deletes one file; a file that is not there is no error.
     pub async fn delete(&self, location: &str) -> Result<()> {
+        let parts = location::split(location)?;
+        if parts.scheme == "file" && staged::is_staged(&parts.path) {
+            return match tokio::fs::remove_file(&parts.path).await {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(err::storage_write(location, object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(e) }))
+                }
+                _ => Ok(()),
+            };
+        }
         let at = self.resolve(location)?;
         match at.store.delete(&at.path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -214,6 +225,17 @@ impl StoreRegistry {
             .try_collect()
             .await
             .map_err(|e| err::storage_read(location, e))
+    }
+
+    /// Unfinished uploads under a local location, left by processes that died; an object store hides its own.
+    pub(crate) async fn unfinished(&self, location: &str) -> Result<Vec<StagedFile>> {
+        let parts = location::split(location)?;
+        if parts.scheme != "file" {
+            return Ok(Vec::new());
+        }
+        let found = tokio::task::spawn_blocking(move || staged::find(std::path::Path::new(&parts.path))).await;
+        let found = found.map_err(|e| err::internal(format!("listing {location}: {e}")))?;
+        found.map_err(|e| err::storage_read(location, object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(e) }))
     }
 
     /// Parsed manifests, manifest lists and metadata files.

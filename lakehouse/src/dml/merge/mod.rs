@@ -85,6 +85,7 @@ pub struct Merge {
 /// `SqlUnsupported` for random conditions and subqueries in clauses.
 pub async fn merge_rows(write: &Write<'_>, table: &Table, mut merge: Merge) -> Result<RowChange> {
     merge.validate()?;
+    let reads_itself = super::reads::plan_reads(&merge.rows, table)?;
     if is_volatile(&merge.rows)? {
         merge.rows = hold(write, merge.rows).await?;
     }
@@ -98,7 +99,7 @@ pub async fn merge_rows(write: &Write<'_>, table: &Table, mut merge: Merge) -> R
         added: Vec::new(),
         rows: 0,
         base: table.current_snapshot_id(),
-        check: RowOperation::Merge.check(write, table, seen)?,
+        check: RowOperation::Merge.check(write, table, seen, reads_itself)?,
     };
     let mut job = Job { write, table, merge, range, matching: None, change };
     match job.run(mode).await {
