@@ -15,7 +15,7 @@ const SEEDS_SHORT: u64 = 4;
 const SEEDS_LONG: u64 = 300;
 const STEPS: usize = 30;
 /// Format versions in which every operation is there.
-const NEWEST: u8 = 2;
+const NEWEST: u8 = 3;
 const MODES: [&str; 2] = ["copy-on-write", "merge-on-read"];
 const BRANCHES: [&str; 2] = ["audit", "dev"];
 
