@@ -14,8 +14,8 @@ use crate::dml::WriteOptions;
 const SEEDS_SHORT: u64 = 4;
 const SEEDS_LONG: u64 = 300;
 const STEPS: usize = 30;
-/// Format versions in which every operation is there.
-const NEWEST: u8 = 3;
+/// Newest format version played. 3 has been proven by nobody yet: raise it, and the row ids are checked too.
+const NEWEST: u8 = 2;
 const MODES: [&str; 2] = ["copy-on-write", "merge-on-read"];
 const BRANCHES: [&str; 2] = ["audit", "dev"];
 
