@@ -5,8 +5,8 @@ use std::time::Duration;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_proto::v1::run_service_client::RunServiceClient;
 use chainalytics_proto::v1::{
-    CancelQueryRequest, GetRunRequest, KillRunRequest, ListRunsRequest, LogChunk, RegisterQueryRequest, ReportRunRequest, ReportRunResponse, Run,
-    StreamLogsRequest, SubmitRunRequest, SubmitRunResponse, ValidateQueryRequest, ValidateQueryResponse,
+    CancelQueryRequest, ExplainQueryRequest, GetRunRequest, KillRunRequest, ListRunsRequest, LogChunk, RegisterQueryRequest, ReportRunRequest, ReportRunResponse, Run,
+    StagePlan, StreamLogsRequest, SubmitRunRequest, SubmitRunResponse, ValidateQueryRequest, ValidateQueryResponse,
 };
 use futures::Stream;
 use futures::stream::TryStreamExt as _;
@@ -116,6 +116,15 @@ impl RunClient {
     pub async fn validate_query(&self, job_id: &str) -> Result<ValidateQueryResponse> {
         let request = ValidateQueryRequest { job_id: job_id.to_owned() };
         self.persist(request, |mut client, request| async move { client.validate_query(request).await }).await
+    }
+
+    /// The stages of a query that ended, with what their operators measured.
+    ///
+    /// # Errors
+    /// [`ErrorCode::SchedulerUnreachable`]; `NotFound` when the scheduler has forgotten the query.
+    pub async fn explain_query(&self, job_id: &str) -> Result<Vec<StagePlan>> {
+        let request = ExplainQueryRequest { job_id: job_id.to_owned() };
+        Ok(self.call(request, |mut client, request| async move { client.explain_query(request).await }).await?.stages)
     }
 
     /// Cancels one query. False if it was not running.

@@ -22,6 +22,8 @@ struct Inner {
     attempt: u32,
     steps: AtomicU32,
     current_step: Mutex<Option<String>>,
+    /// The SQL statement that is being run.
+    statement: Mutex<Option<String>>,
     progress: Mutex<Option<ProgressSink>>,
     last_progress: Mutex<Progress>,
     cancel: CancellationToken,
@@ -54,6 +56,7 @@ impl RunContext {
                 attempt,
                 steps: AtomicU32::new(0),
                 current_step: Mutex::new(None),
+                statement: Mutex::new(None),
                 progress: Mutex::new(None),
                 last_progress: Mutex::new(Progress::default()),
                 cancel,
@@ -87,6 +90,15 @@ impl RunContext {
     /// Names what the following queries belong to; shown with them.
     pub fn set_step(&self, step: Option<&str>) {
         *self.inner.current_step.lock() = step.map(str::to_owned);
+    }
+
+    /// The SQL statement that the following queries work for.
+    pub(crate) fn set_statement(&self, statement: Option<&str>) {
+        *self.inner.statement.lock() = statement.map(str::to_owned);
+    }
+
+    pub(crate) fn statement(&self) -> Option<String> {
+        self.inner.statement.lock().clone()
     }
 
     pub(crate) fn step_label(&self) -> Option<String> {

@@ -131,7 +131,10 @@ impl Session {
     pub fn sql<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<StatementResult>> {
         Box::pin(async move {
             let options = self.write_options(self.run.next_step());
-            sql::execute(&self.ctx, &self.lakehouse, self, statement, options).await
+            self.run.set_statement(Some(statement));
+            let result = sql::execute(&self.ctx, &self.lakehouse, self, statement, options).await;
+            self.run.set_statement(None);
+            result
         })
     }
 

@@ -66,7 +66,25 @@ impl Scheduler {
         let streams = TaskTracker::new();
 
         let mut tasks = JoinSet::new();
-        let run_service = RunServiceImpl { runs: runs.clone(), guard: guard.clone(), tasks: streams.clone(), shutdown: shutdown.clone() };
+        let about = About {
+            scheduler_id: options.scheduler_id.clone(),
+            scheduler_url: format!("chainalytics://{}:{}", options.external_host, grpc_address.port()),
+            history_url: options.history_url.clone(),
+            event_log_dir: options.event_log_dir.display().to_string(),
+            started_at_ms: now_ms(),
+            min_ready_executors: options.min_ready_executors,
+        };
+        let state = HttpState {
+            ballista: ballista.clone(),
+            job_state,
+            api: api.clone(),
+            guard: guard.clone(),
+            directory: directory.clone(),
+            runs: runs.clone(),
+            samples: http::Samples::default(),
+            about: Arc::new(about),
+        };
+        let run_service = RunServiceImpl { runs: runs.clone(), guard: guard.clone(), pages: state.clone(), tasks: streams.clone(), shutdown: shutdown.clone() };
         let executor_service = ExecutorServiceImpl {
             guard: guard.clone(),
             directory: directory.clone(),
@@ -78,25 +96,7 @@ impl Scheduler {
             tasks: streams.clone(),
             shutdown: shutdown.clone(),
         };
-        tasks.spawn(server::grpc(grpc, ballista.clone(), run_service, executor_service, options.message_bytes_max, shutdown.clone()));
-        let about = About {
-            scheduler_id: options.scheduler_id.clone(),
-            scheduler_url: format!("chainalytics://{}:{}", options.external_host, grpc_address.port()),
-            history_url: options.history_url.clone(),
-            event_log_dir: options.event_log_dir.display().to_string(),
-            started_at_ms: now_ms(),
-            min_ready_executors: options.min_ready_executors,
-        };
-        let state = HttpState {
-            ballista,
-            job_state,
-            api: api.clone(),
-            guard: guard.clone(),
-            directory,
-            runs: runs.clone(),
-            samples: http::Samples::default(),
-            about: Arc::new(about),
-        };
+        tasks.spawn(server::grpc(grpc, ballista, run_service, executor_service, options.message_bytes_max, shutdown.clone()));
         tasks.spawn(unfailing(http::sample(state.clone(), shutdown.clone())));
         tasks.spawn(server::http(web, http::router(state), shutdown.clone()));
         tasks.spawn(unfailing(guard.clone().run(shutdown.clone())));

@@ -1,5 +1,6 @@
 //! Runs queries on a cluster so that their rows can be trusted: submit, follow, fetch, let the scheduler vouch, or do it all again.
 
+mod analyze;
 mod fetch;
 mod materialise;
 mod planner;
@@ -38,6 +39,8 @@ use self::submit::{Fate, SchedulerClient};
 use crate::run_client::RunClient;
 use crate::run_context::RunContext;
 
+/// What of a statement names its query in the pages.
+const LABEL_CHARS_MAX: usize = 120;
 /// Pause before a query is repeated, times the attempts so far up to [`REPEAT_BACKOFF_STEPS`].
 const REPEAT_BACKOFF: Duration = Duration::from_millis(300);
 const REPEAT_BACKOFF_STEPS: u32 = 5;
@@ -77,6 +80,15 @@ struct Shared {
     tracker: TaskTracker,
 }
 
+/// A result that counts.
+struct Answer {
+    /// The Ballista job that gave it.
+    job_id: String,
+    /// 1 = the first.
+    attempt: u32,
+    spools: Vec<Spool>,
+}
+
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster").field("session_id", &self.shared.session_id).finish_non_exhaustive()
@@ -102,14 +114,18 @@ impl Cluster {
 
     /// Runs a logical plan that was optimised with `state`'s options.
     pub(crate) async fn execute_logical(&self, plan: LogicalPlan, state: &SessionState) -> Result<SendableRecordBatchStream> {
+        let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
+        fetch::into_stream(self.run_logical(plan, state).await?.spools, schema).await
+    }
+
+    async fn run_logical(&self, plan: LogicalPlan, state: &SessionState) -> Result<Answer> {
         refuse_commits(&plan)?;
         let statement = plan.display_indent().to_string();
-        let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
         let plan = materialise::local_tables(plan, state).await.map_err(Error::from_datafusion)?;
         let codec = self.shared.engine.logical_codec();
         let mut bytes = Vec::new();
         LogicalPlanNode::try_from_logical_plan(&plan, codec.as_ref()).and_then(|node| node.try_encode(&mut bytes)).map_err(Error::from_datafusion)?;
-        self.execute(Query::LogicalPlan(bytes), schema, statement, state).await
+        self.execute(Query::LogicalPlan(bytes), statement, state).await
     }
 
     /// Runs a physical plan as it is.
@@ -121,7 +137,7 @@ impl Cluster {
         PhysicalPlanNode::try_from_physical_plan(plan, codec.as_ref())
             .and_then(|node| node.try_encode(&mut bytes))
             .map_err(Error::from_datafusion)?;
-        self.execute(Query::PhysicalPlan(bytes), schema, statement, state).await
+        fetch::into_stream(self.execute(Query::PhysicalPlan(bytes), statement, state).await?.spools, schema).await
     }
 
     /// Waits for cancellations under way, a bounded time.
@@ -132,19 +148,18 @@ impl Cluster {
         }
     }
 
-    async fn execute(&self, query: Query, schema: SchemaRef, statement: String, state: &SessionState) -> Result<SendableRecordBatchStream> {
+    async fn execute(&self, query: Query, statement: String, state: &SessionState) -> Result<Answer> {
         let label = self.label();
         let attempts = self.attempts(query, &label, &statement, state);
         let cancelled = self.shared.run.cancelled();
-        let spools = tokio::select! {
-            spools = within(self.shared.settings.timeout, attempts) => spools?,
-            () = cancelled => return Err(Error::new(ErrorCode::Cancelled, "the run was asked to end".to_owned())),
-        };
-        fetch::into_stream(spools, schema).await
+        tokio::select! {
+            answer = within(self.shared.settings.timeout, attempts) => answer,
+            () = cancelled => Err(Error::new(ErrorCode::Cancelled, "the run was asked to end".to_owned())),
+        }
     }
 
     /// Tries until a result counts, at most so many times.
-    async fn attempts(&self, query: Query, label: &str, statement: &str, state: &SessionState) -> Result<Vec<Spool>> {
+    async fn attempts(&self, query: Query, label: &str, statement: &str, state: &SessionState) -> Result<Answer> {
         let mut settings = self.session_settings(label, state);
         let max_attempts = self.shared.settings.max_attempts.max(1);
         let mut attempt = 1;
@@ -179,7 +194,7 @@ impl Cluster {
             let (validity, detail) = self.validity(&ended, &job_id).await?;
             submitted.clean();
             match retry::judge(&ended, validity, &detail, attempt, max_attempts) {
-                Verdict::Accept => return Ok(spools),
+                Verdict::Accept => return Ok(Answer { job_id, attempt, spools }),
                 Verdict::Fail(error)
                     if error.code() == ErrorCode::ResourcesExhausted
                         && matches!(query, Query::LogicalPlan(_))
@@ -252,7 +267,10 @@ impl Cluster {
         match (self.shared.run.name(), step) {
             (Some(name), Some(step)) => format!("{name}: {step} #{number}"),
             (Some(name), None) => format!("{name} #{number}"),
-            (None, _) => format!("query #{number}"),
+            (None, _) => match self.shared.run.statement() {
+                Some(statement) => statement_label(&statement),
+                None => format!("query #{number}"),
+            },
         }
     }
 
@@ -261,6 +279,15 @@ impl Cluster {
         settings.retain(|pair| pair.key != BALLISTA_JOB_NAME);
         settings.push(KeyValuePair { key: BALLISTA_JOB_NAME.to_owned(), value: Some(label.to_owned()) });
         settings
+    }
+}
+
+/// The beginning of a statement on one line.
+fn statement_label(statement: &str) -> String {
+    let line = statement.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LABEL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Makes `DataFrame::collect` and its like run on the cluster: a logical plan becomes one operator that sends it there.
 //!
-//! What only this process can answer is planned here: `information_schema`, EXPLAIN, and plans that read no table at all.
+//! What only this process can answer is planned here: `information_schema`, EXPLAIN (without ANALYZE), and plans that read no table at all.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,7 +47,11 @@ impl fmt::Debug for ClusterPlanner {
 #[async_trait]
 impl QueryPlanner for ClusterPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
-        if runs_here(plan)? {
+        let analyzed = match plan {
+            LogicalPlan::Analyze(analyze) => Some(analyze.input.as_ref()),
+            _ => None,
+        };
+        if runs_here(analyzed.unwrap_or(plan))? {
             return self.local.create_physical_plan(plan, session).await;
         }
         let state = session
@@ -138,10 +142,20 @@ impl ExecutionPlan for ClusterQueryExec {
         if partition != 0 {
             return Err(DataFusionError::Internal(format!("ClusterQueryExec has no partition {partition}")));
         }
-        let (cluster, plan, state) = (self.cluster.clone(), self.plan.clone(), self.state.clone());
-        let rows =
-            stream::once(async move { cluster.execute_logical(plan, &state).await.map_err(|error| DataFusionError::External(Box::new(error))) })
-                .try_flatten();
+        let (cluster, plan, state, schema) = (self.cluster.clone(), self.plan.clone(), self.state.clone(), self.schema());
+        let rows = stream::once(async move {
+            match plan {
+                LogicalPlan::Analyze(analyze) => {
+                    let told = cluster.analyze(Arc::unwrap_or_clone(analyze.input), Arc::clone(&schema), &state).await;
+                    told.map(|batch| -> SendableRecordBatchStream {
+                        Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(std::future::ready(Ok(batch)))))
+                    })
+                }
+                plan => cluster.execute_logical(plan, &state).await,
+            }
+            .map_err(|error| DataFusionError::External(Box::new(error)))
+        })
+        .try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 }

@@ -3,6 +3,7 @@
 mod ballista_api;
 mod cluster;
 mod error;
+mod explain;
 mod health;
 mod queries;
 mod runs;
@@ -10,6 +11,7 @@ mod samples;
 mod streams;
 
 pub use ballista_api::BallistaApi;
+pub(crate) use explain::stage_plans;
 pub use samples::{Samples, sample};
 
 use crate::ballista::Ballista;

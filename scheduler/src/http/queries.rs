@@ -79,7 +79,7 @@ pub(super) fn lost_executors(state: &HttpState, job_id: &str) -> Vec<String> {
     }
 }
 
-async fn detail(state: &HttpState, job_id: &str) -> Result<QueryDetail, HttpError> {
+pub(super) async fn detail(state: &HttpState, job_id: &str) -> Result<QueryDetail, HttpError> {
     // A job id is a word of letters and digits; anything else would change the path.
     if job_id.is_empty() || !job_id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
         return Err(not_found(job_id));

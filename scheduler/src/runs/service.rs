@@ -6,6 +6,7 @@ use super::model::RunState;
 use super::store::Filter;
 use crate::guard::Guard;
 use crate::guard::ledger::{Invalidity, Verdict};
+use crate::http::{self, HttpState};
 use chainalytics_proto::v1;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -28,6 +29,8 @@ const LOG_TAIL: Duration = Duration::from_secs(2);
 pub struct RunServiceImpl {
     pub runs: Runs,
     pub guard: Guard,
+    /// What the pages know of queries.
+    pub pages: HttpState,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -101,6 +104,11 @@ impl v1::run_service_server::RunService for RunServiceImpl {
     async fn validate_query(&self, request: Request<v1::ValidateQueryRequest>) -> Result<Response<v1::ValidateQueryResponse>, Status> {
         let verdict = self.guard.validate(&request.into_inner().job_id);
         Ok(Response::new(answer(&verdict)))
+    }
+
+    async fn explain_query(&self, request: Request<v1::ExplainQueryRequest>) -> Result<Response<v1::ExplainQueryResponse>, Status> {
+        let stages = http::stage_plans(&self.pages, &request.into_inner().job_id).await?;
+        Ok(Response::new(v1::ExplainQueryResponse { stages }))
     }
 
     async fn cancel_query(&self, request: Request<v1::CancelQueryRequest>) -> Result<Response<v1::CancelQueryResponse>, Status> {
