@@ -5,8 +5,8 @@ use std::time::Duration;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_proto::v1::run_service_client::RunServiceClient;
 use chainalytics_proto::v1::{
-    CancelQueryRequest, ExplainQueryRequest, GetRunRequest, KillRunRequest, ListRunsRequest, LogChunk, RegisterQueryRequest, ReportRunRequest, ReportRunResponse, Run,
-    StagePlan, StreamLogsRequest, SubmitRunRequest, SubmitRunResponse, ValidateQueryRequest, ValidateQueryResponse,
+    CancelQueryRequest, ExplainQueryRequest, GetRunRequest, KillRunRequest, ListRunsRequest, LogChunk, RegisterQueryRequest, ReportRunRequest,
+    ReportRunResponse, Run, StagePlan, StreamLogsRequest, SubmitRunRequest, SubmitRunResponse, ValidateQueryRequest, ValidateQueryResponse,
 };
 use futures::Stream;
 use futures::stream::TryStreamExt as _;

@@ -22,7 +22,7 @@ struct Inner {
     attempt: u32,
     steps: AtomicU32,
     current_step: Mutex<Option<String>>,
-    /// The SQL statement that is being run.
+    /// The latest SQL statement.
     statement: Mutex<Option<String>>,
     progress: Mutex<Option<ProgressSink>>,
     last_progress: Mutex<Progress>,
@@ -92,9 +92,9 @@ impl RunContext {
         *self.inner.current_step.lock() = step.map(str::to_owned);
     }
 
-    /// The SQL statement that the following queries work for.
-    pub(crate) fn set_statement(&self, statement: Option<&str>) {
-        *self.inner.statement.lock() = statement.map(str::to_owned);
+    /// The SQL statement that the following queries work for, until the next one: rows may be computed long after it was planned.
+    pub(crate) fn set_statement(&self, statement: &str) {
+        *self.inner.statement.lock() = Some(statement.to_owned());
     }
 
     pub(crate) fn statement(&self) -> Option<String> {

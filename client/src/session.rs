@@ -131,10 +131,8 @@ impl Session {
     pub fn sql<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<StatementResult>> {
         Box::pin(async move {
             let options = self.write_options(self.run.next_step());
-            self.run.set_statement(Some(statement));
-            let result = sql::execute(&self.ctx, &self.lakehouse, self, statement, options).await;
-            self.run.set_statement(None);
-            result
+            self.run.set_statement(statement);
+            sql::execute(&self.ctx, &self.lakehouse, self, statement, options).await
         })
     }
 
@@ -144,6 +142,7 @@ impl Session {
     /// Syntax errors, missing tables and columns.
     pub fn dataframe<'a>(&'a self, query: &'a str) -> BoxFuture<'a, Result<DataFrame>> {
         Box::pin(async move {
+            self.run.set_statement(query);
             let plan = sql::plan_query(&self.ctx, &self.lakehouse, query).await?;
             Ok(DataFrame::new(self.ctx.state(), plan))
         })

@@ -65,6 +65,7 @@ impl Options {
                 launch_timeout: LAUNCH_TIMEOUT,
                 kill_grace: KILL_GRACE,
                 report_interval: config.get(&keys::SCHEDULER_REPORT_INTERVAL),
+                runs_kept: config.get(&keys::SCHEDULER_RUNS_KEPT),
                 drivers_per_executor_max: config.get(&keys::EXECUTOR_MAX_DRIVERS),
                 limits: Limits { failures_max: config.get(&keys::SCHEDULER_SUPERVISE_MAX_ATTEMPTS), launches_max: LAUNCHES_MAX },
             },

@@ -97,6 +97,7 @@ pub(crate) fn test_options(dir: &std::path::Path) -> Options {
             launch_timeout: Duration::from_secs(5),
             kill_grace: Duration::from_secs(2),
             report_interval: Duration::from_millis(200),
+            runs_kept: 100,
             drivers_per_executor_max: 4,
             limits: crate::runs::states::Limits { failures_max: 3, launches_max: 5 },
         },

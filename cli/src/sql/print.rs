@@ -29,13 +29,22 @@ pub async fn print(mut rows: SendableRecordBatchStream, format: Format) -> CliRe
 
 enum Printer {
     Table(Table),
-    Csv { rows: u64 },
-    Json { rows: u64 },
+    /// The answer of EXPLAIN: texts of many lines, which no table would hold.
+    Plans {
+        rows: u64,
+    },
+    Csv {
+        rows: u64,
+    },
+    Json {
+        rows: u64,
+    },
 }
 
 impl Printer {
     fn new(schema: SchemaRef, format: Format) -> CliResult<Self> {
         Ok(match format {
+            Format::Table if is_plans(&schema) => Self::Plans { rows: 0 },
             Format::Table => Self::Table(Table::new(&schema)),
             Format::Json => Self::Json { rows: 0 },
             Format::Csv => {
@@ -49,6 +58,10 @@ impl Printer {
     fn write(&mut self, batch: &RecordBatch) -> CliResult<()> {
         match self {
             Self::Table(table) => table.write(batch),
+            Self::Plans { rows } => {
+                *rows += batch.num_rows() as u64;
+                output::text(&plans(batch)?)
+            }
             Self::Csv { rows } => {
                 *rows += batch.num_rows() as u64;
                 output::text(&csv(batch)?)
@@ -63,9 +76,25 @@ impl Printer {
     fn finish(self) -> CliResult<u64> {
         match self {
             Self::Table(table) => table.finish(),
-            Self::Csv { rows } | Self::Json { rows } => Ok(rows),
+            Self::Plans { rows } | Self::Csv { rows } | Self::Json { rows } => Ok(rows),
         }
     }
+}
+
+fn is_plans(schema: &SchemaRef) -> bool {
+    schema.fields().iter().map(|field| field.name().as_str()).eq(["plan_type", "plan"])
+}
+
+/// Each plan below its name, as Spark prints them.
+fn plans(batch: &RecordBatch) -> CliResult<String> {
+    let options = FormatOptions::default();
+    let columns = formatters(batch.columns(), &options)?;
+    let mut out = String::new();
+    for row in 0..batch.num_rows() {
+        let (name, plan) = (cell(&columns[0], row)?, cell(&columns[1], row)?);
+        out.push_str(&format!("== {name} ==\n{}\n\n", plan.trim_end()));
+    }
+    Ok(out)
 }
 
 /// One object a line; a null is a null, not a missing name.
@@ -237,6 +266,15 @@ mod tests {
     #[test]
     fn csv_tells_null_from_empty() {
         assert_eq!(csv(&batch()).unwrap(), "1,\"a,\"\"b\"\"\"\n,\"\"\n300,\n");
+    }
+
+    #[test]
+    fn plans_keep_their_lines() {
+        let kind: ArrayRef = Arc::new(StringArray::from(vec!["physical_plan"]));
+        let plan: ArrayRef = Arc::new(StringArray::from(vec!["FilterExec: a > 1\n  DataSourceExec\n"]));
+        let batch = RecordBatch::try_from_iter([("plan_type", kind), ("plan", plan)]).unwrap();
+        assert!(is_plans(&batch.schema()));
+        assert_eq!(plans(&batch).unwrap(), "== physical_plan ==\nFilterExec: a > 1\n  DataSourceExec\n\n");
     }
 
     #[test]

@@ -73,7 +73,13 @@ pub async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
         *queries.entry(query.state.as_str()).or_default() += 1;
     }
     by(&mut text, "queries", "Queries that the scheduler remembers, by state.", "state", queries.into_iter().map(|(label, n)| (label, n as f64)));
-    one(&mut text, "queries_invalidated_total", "counter", "Queries whose result was discarded or that were cancelled.", invalidated as f64);
+    one(
+        &mut text,
+        "queries_invalidated_total",
+        "counter",
+        "Queries that were cancelled or lost an executor that had worked on them, be it after their end.",
+        invalidated as f64,
+    );
     if let Ok(repeats) = state.runs.store().repeats_total().await {
         one(
             &mut text,

@@ -103,6 +103,15 @@ impl DriverLogs {
         Ok(Piece { offset, data, total_bytes })
     }
 
+    /// Deletes a run's log. One that is not there is no error.
+    pub async fn remove(&self, run_id: &str) -> std::io::Result<()> {
+        let Some(dir) = self.dir_of(run_id) else { return Err(bad_id()) };
+        match tokio::fs::remove_dir_all(dir).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     async fn starts(&self, dir: &std::path::Path) -> std::io::Result<BTreeMap<u32, u64>> {
         match tokio::fs::read(dir.join("attempts.json")).await {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(std::io::Error::other),

@@ -6,7 +6,6 @@
 use super::journal::{self, Journal};
 use super::logs::DriverLogs;
 use super::model::{DeployMode, Progress, Run, RunError, RunQuery, RunState};
-use super::placement;
 use super::states::{self, At, Effect, Event, Limits};
 use super::store::{Filter, RunStore, StoreError};
 use crate::clock::now_ms;
@@ -18,12 +17,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
-/// How often queued runs are placed and silence is noticed.
-const TICK: Duration = Duration::from_millis(500);
-/// A launch order is repeated when the executor's pings do not show the driver after this time.
-const LAUNCH_AGAIN_AFTER_MS: i64 = 2_000;
 /// Latest queries of a run that are answered with it.
 pub const QUERIES_PER_RUN_MAX: u32 = 1_000;
 /// Latest micro-batches shown of a run in progress.
@@ -42,6 +36,8 @@ pub struct RunOptions {
     pub kill_grace: Duration,
     /// How often drivers report.
     pub report_interval: Duration,
+    /// Ended runs that are remembered.
+    pub runs_kept: u32,
     /// Drivers on one executor at a time.
     pub drivers_per_executor_max: usize,
     /// See [`Limits`].
@@ -90,30 +86,30 @@ impl From<RunsError> for tonic::Status {
     }
 }
 
-type Result<T> = std::result::Result<T, RunsError>;
+pub(super) type Result<T> = std::result::Result<T, RunsError>;
 
 /// Shared handle; cheap to clone.
 #[derive(Clone)]
 pub struct Runs {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    store: RunStore,
+pub(super) struct Inner {
+    pub(super) store: RunStore,
     journal: Journal,
-    logs: DriverLogs,
-    guard: Guard,
-    directory: Directory,
-    options: RunOptions,
+    pub(super) logs: DriverLogs,
+    pub(super) guard: Guard,
+    pub(super) directory: Directory,
+    pub(super) options: RunOptions,
     /// Runs that have not ended.
-    open: Mutex<HashMap<String, Open>>,
+    pub(super) open: Mutex<HashMap<String, Open>>,
 }
 
-struct Open {
-    run: Run,
-    last_heard: Instant,
+pub(super) struct Open {
+    pub(super) run: Run,
+    pub(super) last_heard: Instant,
     /// The executor of the attempt before, to be avoided by the next.
-    avoid: Option<String>,
+    pub(super) avoid: Option<String>,
     /// Latest micro-batches of a streaming driver, newest last.
     batches: VecDeque<chainalytics_api_types::StreamingBatch>,
 }
@@ -375,103 +371,14 @@ impl Runs {
         }
     }
 
-    /// Places, repeats, and notices silence until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut before = Instant::now();
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                _ = tick.tick() => {}
-            }
-            let stalled = before.elapsed() > TICK * 6;
-            before = Instant::now();
-            if stalled {
-                // We were the silent one: everybody gets a fresh start.
-                self.inner.open.lock().await.values_mut().for_each(|open| open.last_heard = before);
-                continue;
-            }
-            if let Err(error) = self.tick().await {
-                tracing::error!(%error, "runs could not be moved on; tried again");
-            }
-        }
-    }
-
     /// After everything else has ended: writes what is buffered and closes the store.
     pub async fn close(&self) {
         self.inner.journal.close().await;
         self.inner.store.close().await;
     }
 
-    async fn tick(&self) -> Result<()> {
-        let options = &self.inner.options;
-        let now = now_ms();
-        let mut events: Vec<(String, Event)> = Vec::new();
-        let mut waiting: Vec<(i32, i64, String, Option<String>)> = Vec::new();
-        let mut ordered: HashMap<String, usize> = HashMap::new();
-        {
-            let open = self.inner.open.lock().await;
-            for entry in open.values() {
-                let run = &entry.run;
-                let silent = entry.last_heard.elapsed();
-                let overdue = run.kill_requested_at_ms.is_some_and(|at| now - at > i64::try_from(options.kill_grace.as_millis()).unwrap_or(i64::MAX));
-                if overdue {
-                    events.push((run.run_id.clone(), Event::KillOverdue));
-                    continue;
-                }
-                match (run.state, run.deploy_mode, &run.executor_id) {
-                    (RunState::Queued, DeployMode::Cluster, None) => {
-                        waiting.push((-run.priority, run.submitted_at_ms, run.run_id.clone(), entry.avoid.clone()));
-                    }
-                    (RunState::Queued, DeployMode::Cluster, Some(executor_id)) => {
-                        let placed = run.placed_at_ms.unwrap_or(now);
-                        let live = self.inner.guard.ledger(|ledger| ledger.leases().is_live(executor_id));
-                        let waited_ms = now - placed;
-                        // After our own restart the executor gets the same time to come back.
-                        let given_up = silent > options.launch_timeout;
-                        if given_up || (!live && silent > options.launch_timeout / 2) {
-                            let message = format!("executor {executor_id} did not start it within {waited_ms} ms");
-                            events.push((run.run_id.clone(), Event::LaunchFailed { message }));
-                        } else {
-                            *ordered.entry(executor_id.clone()).or_default() += 1;
-                            if live && waited_ms > LAUNCH_AGAIN_AFTER_MS {
-                                self.order_launch(executor_id, run);
-                            }
-                        }
-                    }
-                    (RunState::Queued, DeployMode::Client, _) | (RunState::Running, _, _) if silent > options.driver_timeout => {
-                        let for_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-                        events.push((run.run_id.clone(), Event::Silent { for_ms }));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        for (run_id, event) in events {
-            self.happen(&run_id, &event).await?;
-        }
-        waiting.sort();
-        for (_, _, run_id, avoid) in waiting {
-            let candidates = self.inner.directory.candidates(&self.inner.guard, &ordered);
-            let Some(chosen) = placement::choose(&candidates, options.drivers_per_executor_max, avoid.as_deref()) else {
-                break;
-            };
-            *ordered.entry(chosen.executor_id.clone()).or_default() += 1;
-            self.heard_of(&run_id).await;
-            self.happen(&run_id, &Event::Placed { executor_id: chosen.executor_id.clone() }).await?;
-        }
-        Ok(())
-    }
-
-    async fn heard_of(&self, run_id: &str) {
-        if let Some(entry) = self.inner.open.lock().await.get_mut(run_id) {
-            entry.last_heard = Instant::now();
-        }
-    }
-
     /// Something happened to a run: decide, keep, publish, act.
-    async fn happen(&self, run_id: &str, event: &Event) -> Result<()> {
+    pub(super) async fn happen(&self, run_id: &str, event: &Event) -> Result<()> {
         let (run, effects) = {
             let mut open = self.inner.open.lock().await;
             let Some(entry) = open.get_mut(run_id) else { return Ok(()) };
@@ -502,7 +409,7 @@ impl Runs {
         Ok(())
     }
 
-    fn order_launch(&self, executor_id: &str, run: &Run) {
+    pub(super) fn order_launch(&self, executor_id: &str, run: &Run) {
         let launch = v1::LaunchDriver {
             run_id: run.run_id.clone(),
             attempt: run.attempt,

@@ -95,7 +95,7 @@ pub struct Filter {
 /// Handle of the store; cheap to clone.
 #[derive(Clone)]
 pub struct RunStore {
-    pool: SqlitePool,
+    pub(super) pool: SqlitePool,
 }
 
 impl RunStore {
