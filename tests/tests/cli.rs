@@ -207,6 +207,7 @@ fn a_cluster_lives_and_its_history_outlives_it() {
     assert!(missing.stderr.contains("error[CA-NOT-FOUND]") && missing.stderr.contains("runs list"), "{}", missing.stderr);
     assert!(place.run(&["logs", "last"]).ok().stderr.contains("client mode"));
 
+    what_ran_is_explained(&place, live);
     typed_errors(live, run_id);
     let metrics = http(live, "GET", "/metrics", "").1;
     for line in [
@@ -250,6 +251,23 @@ fn a_cluster_lives_and_its_history_outlives_it() {
     assert!(!json(history, &format!("/api/v1/queries/{query}")).1["stages"].as_array().unwrap().is_empty());
     place.run(&["cluster", "stop"]).ok();
     assert_eq!(place.run(&["cluster", "status"]).code, 1);
+}
+
+/// EXPLAIN ANALYZE shows the stages that executors ran, and the pages name the query by its statement.
+fn what_ran_is_explained(place: &Place, port: u16) {
+    let analyze = "EXPLAIN ANALYZE SELECT v % 10 AS digit, count(*) FROM numbers WHERE v >= 40 GROUP BY 1";
+    let stages = place.run(&["sql", "-e", analyze, "--output", "json"]).ok().rows();
+    let plans: Vec<(&str, &str)> = stages.iter().map(|row| (row["plan_type"].as_str().unwrap(), row["plan"].as_str().unwrap())).collect();
+    assert_eq!(plans[0].0, "Query");
+    assert!(plans[0].1.contains("attempt=1"), "{plans:?}");
+    let (_, read) = plans.iter().find(|(name, _)| *name == "Stage 1").unwrap();
+    assert!(read.contains("FilterExec") && read.contains("metrics=[output_rows=99960"), "{read}");
+    let (_, last) = plans.last().unwrap();
+    assert!(last.contains("output_rows=10"), "{last}");
+    let printed = place.run(&["sql", "-e", analyze]).ok().stdout;
+    assert!(printed.contains("== Stage 1 ==\n"), "{printed}");
+    let queries = json(port, "/api/v1/queries").1;
+    assert!(queries["items"].as_array().unwrap().iter().any(|query| query["label"] == analyze), "{queries}");
 }
 
 fn typed_errors(port: u16, run_id: &str) {
