@@ -7,7 +7,6 @@
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::{DataType, Field, Schema};
-use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::dml::{WriteMode, WriteOptions, write_dataframe};
 use chainalytics_lakehouse::{CommitOptions, CreateTable, Table, TableChange, TableIdent, Transaction};
@@ -21,6 +20,7 @@ use datafusion::functions::core::expr_fn::nullif;
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::{cast, col, lit};
 use datafusion::prelude::{AvroReadOptions, CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionContext};
+use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::{Job, JobContext, JobReport, parse};
@@ -68,7 +68,6 @@ struct Args {
     null_value: Option<String>,
 }
 
-#[async_trait]
 impl Job for BronzeIngestion {
     fn name(&self) -> &'static str {
         "bronze_ingestion"
@@ -78,31 +77,33 @@ impl Job for BronzeIngestion {
         "Files (CSV, JSON lines, Avro, Parquet) to a bronze table, each file once (-- --path P --table T)"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let (table, null_value) = match (args.dataset, &args.table) {
-            (Some(Dataset::Flights), _) => ("bronze_flights", Some("NA")),
-            (Some(Dataset::Weather), _) => ("bronze_weather_observations", Some("NA")),
-            (None, Some(table)) => (table.as_str(), args.null_value.as_deref()),
-            (None, None) => return Err(Error::new(ErrorCode::InvalidArgument, "bronze_ingestion: --table or --dataset is needed")),
-        };
-        let ident = context.table(table)?;
-        let files = list(&args.path, args.format)?;
-        let (mut loaded, mut skipped, mut rows) = (0u64, 0u64, 0u64);
-        for (done, (path, format)) in files.iter().enumerate() {
-            context.check_cancelled()?;
-            context.progress(&format!("loading {}", name_of(path)), done, files.len(), rows);
-            let outcome = load(&context, &ident, path, *format, null_value).await?;
-            match outcome {
-                Some(n) => {
-                    loaded += 1;
-                    rows += n;
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let (table, null_value) = match (args.dataset, &args.table) {
+                (Some(Dataset::Flights), _) => ("bronze_flights", Some("NA")),
+                (Some(Dataset::Weather), _) => ("bronze_weather_observations", Some("NA")),
+                (None, Some(table)) => (table.as_str(), args.null_value.as_deref()),
+                (None, None) => return Err(Error::new(ErrorCode::InvalidArgument, "bronze_ingestion: --table or --dataset is needed")),
+            };
+            let ident = context.table(table)?;
+            let files = list(&args.path, args.format)?;
+            let (mut loaded, mut skipped, mut rows) = (0u64, 0u64, 0u64);
+            for (done, (path, format)) in files.iter().enumerate() {
+                context.check_cancelled()?;
+                context.progress(&format!("loading {}", name_of(path)), done, files.len(), rows);
+                let outcome = load(&context, &ident, path, *format, null_value).await?;
+                match outcome {
+                    Some(n) => {
+                        loaded += 1;
+                        rows += n;
+                    }
+                    None => skipped += 1,
                 }
-                None => skipped += 1,
             }
-        }
-        context.progress("done", files.len(), files.len(), rows);
-        Ok(json!({ "table": ident.name(), "files_loaded": loaded, "files_skipped": skipped, "rows": rows }))
+            context.progress("done", files.len(), files.len(), rows);
+            Ok(json!({ "table": ident.name(), "files_loaded": loaded, "files_skipped": skipped, "rows": rows }))
+        })
     }
 }
 

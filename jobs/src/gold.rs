@@ -1,9 +1,9 @@
 //! `gold_aggregation`: dimensions, facts and KPIs from silver. Facts by day are built for the days that changed or were asked for; the others
 //! when a source of theirs changed.
 
-use async_trait::async_trait;
 use chainalytics_common::Result;
 use clap::Parser;
+use futures::future::BoxFuture;
 use serde_json::{Map, json};
 
 use crate::derived::{Derived, Done, derive, derive_whole};
@@ -56,7 +56,6 @@ const WEATHER: &str = "gold_weather_correlation";
 const WEATHER_PLATFORM: &str = include_str!("../sql/gold/weather_platform.sql");
 const WEATHER_FLIGHTS: &str = include_str!("../sql/gold/weather_flights.sql");
 
-#[async_trait]
 impl Job for GoldAggregation {
     fn name(&self) -> &'static str {
         "gold_aggregation"
@@ -66,43 +65,45 @@ impl Job for GoldAggregation {
         "Silver to gold: dimensions (customers with history), facts by changed day, KPIs, weather against flights where both were loaded"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let requests = reprocessing::pending(&context, Turn::Gold).await?;
-        let total = GOLD.len() + 2;
-        let (mut tables, mut days, mut unchanged, mut rows) = (Map::new(), Map::new(), Vec::new(), 0);
-        for (place, derived) in GOLD.iter().enumerate() {
-            context.check_cancelled()?;
-            context.progress(derived.table, place, total, rows);
-            match derive(&context, derived, &requests, args.full).await? {
-                Done::Unchanged => unchanged.push(derived.table),
-                Done::Written { rows: written, days: built } => {
-                    rows += written;
-                    tables.insert(derived.table.to_owned(), json!(written));
-                    if let Some(built) = built {
-                        days.insert(derived.table.to_owned(), json!(built.len()));
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let requests = reprocessing::pending(&context, Turn::Gold).await?;
+            let total = GOLD.len() + 2;
+            let (mut tables, mut days, mut unchanged, mut rows) = (Map::new(), Map::new(), Vec::new(), 0);
+            for (place, derived) in GOLD.iter().enumerate() {
+                context.check_cancelled()?;
+                context.progress(derived.table, place, total, rows);
+                match derive(&context, derived, &requests, args.full).await? {
+                    Done::Unchanged => unchanged.push(derived.table),
+                    Done::Written { rows: written, days: built } => {
+                        rows += written;
+                        tables.insert(derived.table.to_owned(), json!(written));
+                        if let Some(built) = built {
+                            days.insert(derived.table.to_owned(), json!(built.len()));
+                        }
                     }
                 }
             }
-        }
-        context.progress(WEATHER, GOLD.len(), total, rows);
-        match weather(&context, args.full).await? {
-            Done::Unchanged => unchanged.push(WEATHER),
-            Done::Written { rows: written, .. } => {
-                rows += written;
-                tables.insert(WEATHER.to_owned(), json!(written));
+            context.progress(WEATHER, GOLD.len(), total, rows);
+            match weather(&context, args.full).await? {
+                Done::Unchanged => unchanged.push(WEATHER),
+                Done::Written { rows: written, .. } => {
+                    rows += written;
+                    tables.insert(WEATHER.to_owned(), json!(written));
+                }
             }
-        }
-        context.check_cancelled()?;
-        context.progress("dim_customer", GOLD.len() + 1, total, rows);
-        let versions = scd::update(&context).await?;
-        tables.insert("dim_customer".to_owned(), json!(versions.opened));
-        reprocessing::mark(&context, Turn::Gold, &requests, crate::now_micros()).await?;
-        context.progress("done", total, total, rows);
-        Ok(json!({
-            "tables": tables, "rows": rows + versions.opened, "days_rebuilt": days, "unchanged": unchanged, "requests": requests.len(),
-            "customer_versions": { "opened": versions.opened, "closed": versions.closed },
-        }))
+            context.check_cancelled()?;
+            context.progress("dim_customer", GOLD.len() + 1, total, rows);
+            let versions = scd::update(&context).await?;
+            tables.insert("dim_customer".to_owned(), json!(versions.opened));
+            reprocessing::mark(&context, Turn::Gold, &requests, crate::now_micros()).await?;
+            context.progress("done", total, total, rows);
+            Ok(json!({
+                "tables": tables, "rows": rows + versions.opened, "days_rebuilt": days, "unchanged": unchanged, "requests": requests.len(),
+                "customer_versions": { "opened": versions.opened, "closed": versions.closed },
+            }))
+        })
     }
 }
 

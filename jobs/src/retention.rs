@@ -1,12 +1,12 @@
 //! `apply_retention`: takes out rows that are older than their table keeps them (`chainalytics.retention-days`): bronze 90 days, silver two
 //! years, gold seven. Whole days by the table's partitions, so that files go and none is rewritten.
 
-use async_trait::async_trait;
 use chainalytics_common::Result;
 use chainalytics_lakehouse::Table;
 use clap::Parser;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, col, lit};
+use futures::future::BoxFuture;
 use serde_json::{Map, json};
 
 use crate::derived::date_key;
@@ -33,7 +33,6 @@ struct Args {
     now: Option<i64>,
 }
 
-#[async_trait]
 impl Job for ApplyRetention {
     fn name(&self) -> &'static str {
         "apply_retention"
@@ -43,33 +42,35 @@ impl Job for ApplyRetention {
         "Delete rows beyond their table's retention: bronze 90 days, silver 2 years, gold 7 years (-- --dry-run)"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let now = args.now.unwrap_or_else(crate::now_micros);
-        let lakehouse = context.session().lakehouse();
-        let idents = lakehouse.catalog().list_tables(lakehouse.default_namespace()).await?;
-        let (mut tables, mut rows) = (Map::new(), 0_u64);
-        for (done, ident) in idents.iter().enumerate() {
-            context.check_cancelled()?;
-            context.progress(ident.name(), done, idents.len(), rows);
-            // A table that someone drops meanwhile has nothing to keep.
-            let Some(table) = lakehouse.catalog().find_table(ident).await? else { continue };
-            let Some(expired) = expired(&table, now) else { continue };
-            let query = format!("SELECT count(*) AS n FROM {} WHERE {}", ident.name(), expired.sql);
-            let n = fetch(context.session(), &query).await?.count(0, "n");
-            if n == 0 {
-                continue;
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let now = args.now.unwrap_or_else(crate::now_micros);
+            let lakehouse = context.session().lakehouse();
+            let idents = lakehouse.catalog().list_tables(lakehouse.default_namespace()).await?;
+            let (mut tables, mut rows) = (Map::new(), 0_u64);
+            for (done, ident) in idents.iter().enumerate() {
+                context.check_cancelled()?;
+                context.progress(ident.name(), done, idents.len(), rows);
+                // A table that someone drops meanwhile has nothing to keep.
+                let Some(table) = lakehouse.catalog().find_table(ident).await? else { continue };
+                let Some(expired) = expired(&table, now) else { continue };
+                let query = format!("SELECT count(*) AS n FROM {} WHERE {}", ident.name(), expired.sql);
+                let n = fetch(context.session(), &query).await?.count(0, "n");
+                if n == 0 {
+                    continue;
+                }
+                if !args.dry_run {
+                    let part = Part { table, keep: Keep::AllBut(expired.filter), frames: Vec::new(), properties: Vec::new() };
+                    commit(&context, &format!("retention:{}", ident.name()), vec![part]).await?;
+                }
+                tracing::info!(table = ident.name(), rows = n, dry_run = args.dry_run, "rows beyond retention");
+                rows += n;
+                tables.insert(ident.name().to_owned(), json!(as_long(n)));
             }
-            if !args.dry_run {
-                let part = Part { table, keep: Keep::AllBut(expired.filter), frames: Vec::new(), properties: Vec::new() };
-                commit(&context, &format!("retention:{}", ident.name()), vec![part]).await?;
-            }
-            tracing::info!(table = ident.name(), rows = n, dry_run = args.dry_run, "rows beyond retention");
-            rows += n;
-            tables.insert(ident.name().to_owned(), json!(as_long(n)));
-        }
-        context.progress("done", idents.len(), idents.len(), rows);
-        Ok(json!({ "deleted": tables, "rows": rows, "dry_run": args.dry_run }))
+            context.progress("done", idents.len(), idents.len(), rows);
+            Ok(json!({ "deleted": tables, "rows": rows, "dry_run": args.dry_run }))
+        })
     }
 }
 

@@ -4,9 +4,9 @@
 //! behaviour and life-cycle stage from what customers did. A version is closed only when an attribute has changed or the customer was
 //! deleted, at the time of that change; a change that tells nothing new leaves no trace. Running again changes nothing.
 
-use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
 use datafusion::prelude::{col, lit};
+use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::rows::fetch;
@@ -22,7 +22,6 @@ const CURRENT_VERSIONS: &str = include_str!("../sql/scd/current_versions.sql");
 /// Keeps `dim_customer`.
 pub(crate) struct ScdCustomer;
 
-#[async_trait]
 impl Job for ScdCustomer {
     fn name(&self) -> &'static str {
         "scd_customer"
@@ -32,10 +31,12 @@ impl Job for ScdCustomer {
         "dim_customer with its history (SCD type 2), from the change feed and from behaviour; part of gold_aggregation"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        parse::<NoArgs>(self.name(), args)?;
-        let versions = update(&context).await?;
-        Ok(json!({ "versions_opened": versions.opened, "versions_closed": versions.closed }))
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            parse::<NoArgs>(self.name(), args)?;
+            let versions = update(&context).await?;
+            Ok(json!({ "versions_opened": versions.opened, "versions_closed": versions.closed }))
+        })
     }
 }
 

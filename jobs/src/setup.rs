@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef};
-use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::sql::split_text;
 use chainalytics_lakehouse::{CommitOptions, CreateTable, TableChange, Transaction};
 use chainalytics_streaming::topics::{DEAD_LETTERS_TABLE, bronze_schema, dead_letters_schema, platform_topics};
+use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::rows::timestamp_type;
@@ -31,7 +31,6 @@ pub(crate) struct CreateGoldTables;
 /// Fails if a table of the platform is missing or lacks a column.
 pub(crate) struct VerifyTableCreation;
 
-#[async_trait]
 impl Job for CreateBronzeTables {
     fn name(&self) -> &'static str {
         "create_bronze_tables"
@@ -41,19 +40,21 @@ impl Job for CreateBronzeTables {
         "Create the bronze tables (one per topic, dead letters, late data, change feed) and those of monitoring and data quality"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        parse::<NoArgs>(self.name(), args)?;
-        let mut created = Vec::new();
-        for definition in bronze_tables(&context)? {
-            let name = definition.ident.name().to_owned();
-            let catalog = context.session().lakehouse().catalog();
-            if !catalog.table_exists(&definition.ident).await? {
-                catalog.create_table(definition, true).await?;
-                created.push(name);
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            parse::<NoArgs>(self.name(), args)?;
+            let mut created = Vec::new();
+            for definition in bronze_tables(&context)? {
+                let name = definition.ident.name().to_owned();
+                let catalog = context.session().lakehouse().catalog();
+                if !catalog.table_exists(&definition.ident).await? {
+                    catalog.create_table(definition, true).await?;
+                    created.push(name);
+                }
             }
-        }
-        create(&context, BRONZE, &mut created).await?;
-        Ok(json!({ "created": created }))
+            create(&context, BRONZE, &mut created).await?;
+            Ok(json!({ "created": created }))
+        })
     }
 }
 
@@ -69,7 +70,6 @@ fn bronze_tables(context: &JobContext) -> Result<Vec<CreateTable>> {
     Ok(tables.into_iter().map(with_properties).collect())
 }
 
-#[async_trait]
 impl Job for CreateSilverTables {
     fn name(&self) -> &'static str {
         "create_silver_tables"
@@ -79,15 +79,16 @@ impl Job for CreateSilverTables {
         "Create the silver tables"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        parse::<NoArgs>(self.name(), args)?;
-        let mut created = Vec::new();
-        create(&context, SILVER, &mut created).await?;
-        Ok(json!({ "created": created }))
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            parse::<NoArgs>(self.name(), args)?;
+            let mut created = Vec::new();
+            create(&context, SILVER, &mut created).await?;
+            Ok(json!({ "created": created }))
+        })
     }
 }
 
-#[async_trait]
 impl Job for CreateGoldTables {
     fn name(&self) -> &'static str {
         "create_gold_tables"
@@ -97,11 +98,13 @@ impl Job for CreateGoldTables {
         "Create the gold tables"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        parse::<NoArgs>(self.name(), args)?;
-        let mut created = Vec::new();
-        create(&context, GOLD, &mut created).await?;
-        Ok(json!({ "created": created }))
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            parse::<NoArgs>(self.name(), args)?;
+            let mut created = Vec::new();
+            create(&context, GOLD, &mut created).await?;
+            Ok(json!({ "created": created }))
+        })
     }
 }
 
@@ -179,7 +182,6 @@ fn declarations(script: &str) -> Result<Vec<Declaration>> {
     Ok(declared)
 }
 
-#[async_trait]
 impl Job for VerifyTableCreation {
     fn name(&self) -> &'static str {
         "verify_table_creation"
@@ -189,13 +191,15 @@ impl Job for VerifyTableCreation {
         "Fail if a table of the platform is missing or lacks a column"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        parse::<NoArgs>(self.name(), args)?;
-        let Verified { found, problems } = verify(&context).await?;
-        if problems.is_empty() {
-            return Ok(json!({ "tables": found }));
-        }
-        Err(Error::new(ErrorCode::TableNotFound, format!("the platform's tables are not as declared: {}", problems.join("; "))))
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            parse::<NoArgs>(self.name(), args)?;
+            let Verified { found, problems } = verify(&context).await?;
+            if problems.is_empty() {
+                return Ok(json!({ "tables": found }));
+            }
+            Err(Error::new(ErrorCode::TableNotFound, format!("the platform's tables are not as declared: {}", problems.join("; "))))
+        })
     }
 }
 

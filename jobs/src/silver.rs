@@ -2,10 +2,10 @@
 //!
 //! Per topic one commit moves the silver copy, its quarantine and its duplicates together with the position that they were read up to.
 
-use async_trait::async_trait;
 use chainalytics_common::Result;
 use clap::Parser;
 use datafusion::prelude::{col, lit};
+use futures::future::BoxFuture;
 use serde_json::{Map, json};
 
 use crate::derived::{Derived, Done, GENERATION, derive};
@@ -41,7 +41,6 @@ const DERIVED: &[Derived] = &[
     Derived::whole("silver_weather_impact", &["silver_weather_data"], include_str!("../sql/silver/silver_weather_impact.sql")),
 ];
 
-#[async_trait]
 impl Job for SilverTransformation {
     fn name(&self) -> &'static str {
         "silver_transformation"
@@ -51,37 +50,39 @@ impl Job for SilverTransformation {
         "New bronze rows to silver: rules (silver_quarantine), deduplication (silver_duplicates), queued days anew, derived tables"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let requests = reprocessing::pending(&context, Turn::Silver).await?;
-        let total = LAYERS.len() + DERIVED.len();
-        let (mut tables, mut read, mut rows) = (Map::new(), Map::new(), 0);
-        let mut rebuilt = Map::new();
-        for (done, layer) in LAYERS.iter().enumerate() {
-            context.check_cancelled()?;
-            context.progress(layer.silver, done, total, rows);
-            let new = transform(&context, layer, args.full).await?;
-            let days = days_of(&requests, &layer.topic());
-            if !days.is_empty() {
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let requests = reprocessing::pending(&context, Turn::Silver).await?;
+            let total = LAYERS.len() + DERIVED.len();
+            let (mut tables, mut read, mut rows) = (Map::new(), Map::new(), 0);
+            let mut rebuilt = Map::new();
+            for (done, layer) in LAYERS.iter().enumerate() {
                 context.check_cancelled()?;
-                rebuilt.insert(layer.silver.to_owned(), json!(rebuild(&context, layer, &days).await?));
+                context.progress(layer.silver, done, total, rows);
+                let new = transform(&context, layer, args.full).await?;
+                let days = days_of(&requests, &layer.topic());
+                if !days.is_empty() {
+                    context.check_cancelled()?;
+                    rebuilt.insert(layer.silver.to_owned(), json!(rebuild(&context, layer, &days).await?));
+                }
+                rows += new.silver;
+                tables.insert(layer.silver.to_owned(), json!(new.silver));
+                read.insert(layer.bronze.to_owned(), json!(new.read));
+                tracing::info!(table = layer.silver, read = new.read, rows = new.silver, "silver copy up to date");
             }
-            rows += new.silver;
-            tables.insert(layer.silver.to_owned(), json!(new.silver));
-            read.insert(layer.bronze.to_owned(), json!(new.read));
-            tracing::info!(table = layer.silver, read = new.read, rows = new.silver, "silver copy up to date");
-        }
-        for (done, derived) in DERIVED.iter().enumerate() {
-            context.check_cancelled()?;
-            context.progress(derived.table, LAYERS.len() + done, total, rows);
-            if let Done::Written { rows: written, .. } = derive(&context, derived, &[], args.full).await? {
-                rows += written;
-                tables.insert(derived.table.to_owned(), json!(written));
+            for (done, derived) in DERIVED.iter().enumerate() {
+                context.check_cancelled()?;
+                context.progress(derived.table, LAYERS.len() + done, total, rows);
+                if let Done::Written { rows: written, .. } = derive(&context, derived, &[], args.full).await? {
+                    rows += written;
+                    tables.insert(derived.table.to_owned(), json!(written));
+                }
             }
-        }
-        reprocessing::mark(&context, Turn::Silver, &requests, crate::now_micros()).await?;
-        context.progress("done", total, total, rows);
-        Ok(json!({ "tables": tables, "rows": rows, "bronze_rows_read": read, "requests": requests.len(), "days_rebuilt": rebuilt }))
+            reprocessing::mark(&context, Turn::Silver, &requests, crate::now_micros()).await?;
+            context.progress("done", total, total, rows);
+            Ok(json!({ "tables": tables, "rows": rows, "bronze_rows_read": read, "requests": requests.len(), "days_rebuilt": rebuilt }))
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use chainalytics_streaming::stream::Trigger;
 use clap::Parser;
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{col, lit};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -65,7 +66,6 @@ struct Args {
 const STATE_PROPERTY: &str = "chainalytics.stream-dedup";
 const EXPIRES: &str = "expires_at";
 
-#[async_trait]
 impl Job for StreamDedup {
     fn name(&self) -> &'static str {
         "stream_dedup"
@@ -75,14 +75,16 @@ impl Job for StreamDedup {
         "A stream's rows, each key once within the watermark (-- --source a --key event_id --watermark 1h --output t)"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let query = Query::new(&context, &args).await?;
-        let (total, batches) = drive(&context, args.trigger, &query).await?;
-        Ok(json!({
-            "query": query.name(), "batches": batches, "input_rows": total.rows, "late_rows_dropped": total.dropped, "duplicates": total.duplicates,
-            "output_rows": total.output, "state_rows": total.state, "watermark": total.watermark_text(),
-        }))
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let query = Query::new(&context, &args).await?;
+            let (total, batches) = drive(&context, args.trigger, &query).await?;
+            Ok(json!({
+                "query": query.name(), "batches": batches, "input_rows": total.rows, "late_rows_dropped": total.dropped, "duplicates": total.duplicates,
+                "output_rows": total.output, "state_rows": total.state, "watermark": total.watermark_text(),
+            }))
+        })
     }
 }
 
@@ -180,7 +182,10 @@ impl Query {
         match &progress.definition {
             Some(known) if known != &self.definition => {
                 let known = serde_json::to_string(known).unwrap_or_default();
-                let message = format!("table {} has the results of another query; take another --output, or the definition that it has: {known}", table.ident());
+                let message = format!(
+                    "table {} has the results of another query; take another --output, or the definition that it has: {known}",
+                    table.ident()
+                );
                 Err(Error::new(ErrorCode::InvalidArgument, message))
             }
             _ => Ok(progress),
@@ -235,7 +240,9 @@ impl Stateful for Query {
         let after_json = serde_json::to_string(&after).unwrap_or_default();
         let step = format!("stream_dedup:{}:{}", self.output, crate::digest(&after_json));
         let outcome = commit(context, &step, vec![output.set(STATE_PROPERTY, after_json), state]).await?;
-        let count = async |name: &str| -> Result<u64> { Ok(load_table(context.session().lakehouse(), &context.table(name)?).await?.row_count().unwrap_or(0)) };
+        let count = async |name: &str| -> Result<u64> {
+            Ok(load_table(context.session().lakehouse(), &context.table(name)?).await?.row_count().unwrap_or(0))
+        };
         let (passed, state) = (count(&self.output).await?.saturating_sub(output_before), count(&state_name).await?);
         if state > self.max_state_rows {
             let message = format!("{} has {state} keys of state (--max-state-rows {}): shorten the watermark", self.output, self.max_state_rows);
@@ -272,7 +279,13 @@ mod tests {
     const RUNTIME: &str = "a runtime for the queries";
 
     async fn column_of(context: &SessionContext, query: &str) -> Vec<(i64, i64)> {
-        let batches = context.sql(&format!("SELECT CAST(a AS BIGINT), CAST(b AS BIGINT) FROM ({query}) AS q ORDER BY 1, 2")).await.unwrap().collect().await.unwrap();
+        let batches = context
+            .sql(&format!("SELECT CAST(a AS BIGINT), CAST(b AS BIGINT) FROM ({query}) AS q ORDER BY 1, 2"))
+            .await
+            .unwrap()
+            .collect()
+            .await
+            .unwrap();
         let of = |b: &arrow::array::RecordBatch, c: usize| b.column(c).as_primitive::<Int64Type>().values().to_vec();
         batches.iter().flat_map(|b| of(b, 0).into_iter().zip(of(b, 1)).collect::<Vec<_>>()).collect()
     }
@@ -281,7 +294,9 @@ mod tests {
     fn values(rows: &[(i64, i64, i64)]) -> String {
         let list: Vec<String> = rows.iter().map(|(k, t, o)| format!("({k}, {}, 't', 0, {o})", moment(*t))).collect();
         match list.is_empty() {
-            true => format!("(SELECT * FROM (VALUES (0, {}, 't', 0, 0)) AS v (k, t, kafka_topic, kafka_partition, kafka_offset) WHERE FALSE)", moment(0)),
+            true => {
+                format!("(SELECT * FROM (VALUES (0, {}, 't', 0, 0)) AS v (k, t, kafka_topic, kafka_partition, kafka_offset) WHERE FALSE)", moment(0))
+            }
             false => format!("(VALUES {}) AS v (k, t, kafka_topic, kafka_partition, kafka_offset)", list.join(", ")),
         }
     }

@@ -65,7 +65,8 @@ pub(crate) fn alerts(topic: &str, figures: &BatchFigures) -> Vec<Alert> {
         tell("INCOMPLETE", "critical", "completeness", figures.completeness.completeness(), 1.0, message);
     }
     if figures.incompatible > 0 {
-        let message = format!("{} records of {topic} were written with schemas that its table does not take; see bronze_dead_letters", figures.incompatible);
+        let message =
+            format!("{} records of {topic} were written with schemas that its table does not take; see bronze_dead_letters", figures.incompatible);
         tell("INCOMPATIBLE_SCHEMA", "critical", "incompatible_records", figures.incompatible as f64, 0.0, message);
     }
     if figures.idle_partitions > 0 {
@@ -110,6 +111,9 @@ mod tests {
             incompatible: 3,
         };
         let kinds: Vec<_> = alerts("t", &figures).into_iter().map(|a| a.kind).collect();
-        assert_eq!(kinds, ["LATE_SHARE", "TOO_LATE", "AVERAGE_DELAY", "MAX_DELAY", "INCOMPLETE", "INCOMPATIBLE_SCHEMA", "IDLE_PARTITION", "REPROCESSING_REQUESTED"]);
+        assert_eq!(
+            kinds,
+            ["LATE_SHARE", "TOO_LATE", "AVERAGE_DELAY", "MAX_DELAY", "INCOMPLETE", "INCOMPATIBLE_SCHEMA", "IDLE_PARTITION", "REPROCESSING_REQUESTED"]
+        );
     }
 }

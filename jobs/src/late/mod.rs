@@ -12,7 +12,6 @@ mod tables;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::Table;
 use chainalytics_lakehouse::sql::load_table;
@@ -22,6 +21,7 @@ use chainalytics_streaming::topics::PLATFORM_TOPICS;
 use chainalytics_streaming::window::PartitionTime;
 use clap::Parser;
 use datafusion::prelude::{col, lit};
+use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use crate::layers::{Layer, layer_of};
@@ -56,7 +56,6 @@ struct Args {
 
 const WATERMARKS: &str = "monitoring_watermarks";
 
-#[async_trait]
 impl Job for LateDataHandler {
     fn name(&self) -> &'static str {
         "late_data_handler"
@@ -66,22 +65,24 @@ impl Job for LateDataHandler {
         "Lateness of new bronze rows: categories, watermarks, completeness, alerts, rejected rows, days to rebuild (-- --topics a,b)"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let now = args.now.unwrap_or_else(crate::now_micros);
-        let (mut topics, mut rows) = (Map::new(), 0);
-        for (done, topic) in args.topics.iter().enumerate() {
-            context.check_cancelled()?;
-            context.progress(topic, done, args.topics.len(), rows);
-            let layer = layer_of(topic).ok_or_else(|| {
-                Error::new(ErrorCode::TopicNotFound, format!("topic {topic:?} is none of the platform's: {}", PLATFORM_TOPICS.join(", ")))
-            })?;
-            let handled = handle(&context, &args, layer, topic, now).await?;
-            rows += handled.figures.rows;
-            topics.insert(topic.clone(), handled.report());
-        }
-        context.progress("done", args.topics.len(), args.topics.len(), rows);
-        Ok(json!({ "rows": rows, "topics": topics }))
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let now = args.now.unwrap_or_else(crate::now_micros);
+            let (mut topics, mut rows) = (Map::new(), 0);
+            for (done, topic) in args.topics.iter().enumerate() {
+                context.check_cancelled()?;
+                context.progress(topic, done, args.topics.len(), rows);
+                let layer = layer_of(topic).ok_or_else(|| {
+                    Error::new(ErrorCode::TopicNotFound, format!("topic {topic:?} is none of the platform's: {}", PLATFORM_TOPICS.join(", ")))
+                })?;
+                let handled = handle(&context, &args, layer, topic, now).await?;
+                rows += handled.figures.rows;
+                topics.insert(topic.clone(), handled.report());
+            }
+            context.progress("done", args.topics.len(), args.topics.len(), rows);
+            Ok(json!({ "rows": rows, "topics": topics }))
+        })
     }
 }
 
@@ -182,7 +183,11 @@ async fn handle(context: &JobContext, args: &Args, layer: &Layer, topic: &str, n
     let batch_id = state.table.property(&batch_key).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0) + 1;
     let batch = Batch { context, topic, id: batch_id, now };
     let mut parts = vec![
-        state.frame(batch.watermarks(&watermarks)?).set(position_key, end.to_json()).set(batch_key, batch_id.to_string()).set(absent_key, absent_json(&bronze, topic)),
+        state
+            .frame(batch.watermarks(&watermarks)?)
+            .set(position_key, end.to_json())
+            .set(batch_key, batch_id.to_string())
+            .set(absent_key, absent_json(&bronze, topic)),
         Part::new(context, "monitoring_late_data_statistics", Keep::All).await?.frame(batch.statistics(&statistics, &first)?),
         batch.completeness(&hours).await?,
     ];

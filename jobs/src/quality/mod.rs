@@ -6,9 +6,9 @@ mod rules;
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
 use clap::{Parser, ValueEnum};
+use futures::future::BoxFuture;
 
 use crate::layers::{LAYERS, Layer};
 use crate::rows::fetch;
@@ -47,7 +47,6 @@ struct Args {
     now: Option<i64>,
 }
 
-#[async_trait]
 impl Job for QualityChecks {
     fn name(&self) -> &'static str {
         "quality_checks"
@@ -57,48 +56,50 @@ impl Job for QualityChecks {
         "Completeness, uniqueness, ranges, references, schema, freshness, delays, sums, volume; fails on critical findings (-- --fail-on never)"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let now = args.now.unwrap_or_else(crate::now_micros);
-        let wanted = |table: &str| args.tables.is_empty() || args.tables.iter().any(|t| t == table);
-        if let Some(unknown) = args.tables.iter().find(|t| !TABLES.iter().any(|rules| rules.table == t.as_str())) {
-            let known: Vec<&str> = TABLES.iter().map(|rules| rules.table).collect();
-            return Err(Error::new(
-                ErrorCode::InvalidArgument,
-                format!("no checks are known for table {unknown:?}; there are some for {}", known.join(", ")),
-            ));
-        }
-        let tables: Vec<&TableRules> = TABLES.iter().filter(|rules| wanted(rules.table)).collect();
-        let mut report = Report::default();
-        schema(&context, &mut report).await?;
-        let total = tables.len() + 1;
-        for (done, rules) in tables.iter().enumerate() {
-            context.check_cancelled()?;
-            context.progress(rules.table, done, total, report.findings.len() as u64);
-            if exists(&context, rules.table).await? {
-                table(&context, rules, args.freshness, now, &mut report).await?;
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let now = args.now.unwrap_or_else(crate::now_micros);
+            let wanted = |table: &str| args.tables.is_empty() || args.tables.iter().any(|t| t == table);
+            if let Some(unknown) = args.tables.iter().find(|t| !TABLES.iter().any(|rules| rules.table == t.as_str())) {
+                let known: Vec<&str> = TABLES.iter().map(|rules| rules.table).collect();
+                return Err(Error::new(
+                    ErrorCode::InvalidArgument,
+                    format!("no checks are known for table {unknown:?}; there are some for {}", known.join(", ")),
+                ));
             }
-        }
-        context.progress("across tables", tables.len(), total, report.findings.len() as u64);
-        for layer in LAYERS.iter().filter(|layer| wanted(layer.silver)) {
-            context.check_cancelled()?;
-            accounted(&context, layer, &mut report).await?;
-        }
-        for reference in REFERENCES.iter().filter(|reference| wanted(reference.table)) {
-            orphans(&context, reference, &mut report).await?;
-        }
-        if args.tables.is_empty() {
-            platform(&context, &mut report).await?;
-        }
-        let told = Part::new(&context, "data_quality_report", Keep::All).await?.frame(report.frame(&context, now)?);
-        let mut parts = vec![told];
-        if let Some(alerts) = report.alerts(&context, now)? {
-            parts.push(Part::new(&context, "data_quality_alerts", Keep::All).await?.frame(alerts));
-        }
-        commit(&context, "data_quality_report", parts).await?;
-        context.progress("done", total, total, report.findings.len() as u64);
-        verdict(&report, args.fail_on)?;
-        Ok(report.to_json())
+            let tables: Vec<&TableRules> = TABLES.iter().filter(|rules| wanted(rules.table)).collect();
+            let mut report = Report::default();
+            schema(&context, &mut report).await?;
+            let total = tables.len() + 1;
+            for (done, rules) in tables.iter().enumerate() {
+                context.check_cancelled()?;
+                context.progress(rules.table, done, total, report.findings.len() as u64);
+                if exists(&context, rules.table).await? {
+                    table(&context, rules, args.freshness, now, &mut report).await?;
+                }
+            }
+            context.progress("across tables", tables.len(), total, report.findings.len() as u64);
+            for layer in LAYERS.iter().filter(|layer| wanted(layer.silver)) {
+                context.check_cancelled()?;
+                accounted(&context, layer, &mut report).await?;
+            }
+            for reference in REFERENCES.iter().filter(|reference| wanted(reference.table)) {
+                orphans(&context, reference, &mut report).await?;
+            }
+            if args.tables.is_empty() {
+                platform(&context, &mut report).await?;
+            }
+            let told = Part::new(&context, "data_quality_report", Keep::All).await?.frame(report.frame(&context, now)?);
+            let mut parts = vec![told];
+            if let Some(alerts) = report.alerts(&context, now)? {
+                parts.push(Part::new(&context, "data_quality_alerts", Keep::All).await?.frame(alerts));
+            }
+            commit(&context, "data_quality_report", parts).await?;
+            context.progress("done", total, total, report.findings.len() as u64);
+            verdict(&report, args.fail_on)?;
+            Ok(report.to_json())
+        })
     }
 }
 

@@ -167,7 +167,8 @@ fn tell(
         ..StreamingQueryProgress::default()
     };
     progress.id = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, query.name().as_bytes()).to_string();
-    progress.sources = query.sources().into_iter().map(|table| SourceProgress { description: format!("Iceberg[{table}]"), ..SourceProgress::default() }).collect();
+    progress.sources =
+        query.sources().into_iter().map(|table| SourceProgress { description: format!("Iceberg[{table}]"), ..SourceProgress::default() }).collect();
     progress.sink.num_output_rows = batch.output;
     progress.sink.snapshot_ids = batch.snapshots.clone();
     let metrics_json = serde_json::to_string(&progress).unwrap_or_default();

@@ -41,7 +41,8 @@ pub(crate) async fn ensure(context: &JobContext, name: &str, columns: Vec<(Strin
     let lakehouse = context.session().lakehouse();
     if !lakehouse.catalog().table_exists(&ident).await? {
         let fields: Vec<Field> = columns.iter().map(|(name, field)| Field::new(name, field.data_type().clone(), true)).collect();
-        let mut create = CreateTable::new(ident.clone(), Arc::new(Schema::new(fields))).with_property("write.parquet.compression-codec", "snappy")
+        let mut create = CreateTable::new(ident.clone(), Arc::new(Schema::new(fields)))
+            .with_property("write.parquet.compression-codec", "snappy")
             .with_property("chainalytics.maintenance.enabled", "true");
         if let Some((column, transform)) = partition {
             create = create.partitioned_by(column, transform);

@@ -20,6 +20,7 @@ use chainalytics_streaming::stream::Trigger;
 use clap::{Parser, ValueEnum};
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{col, lit};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -119,7 +120,6 @@ fn parse_signed(text: &str) -> Result<i64, String> {
     parse_duration(length).map(|length| sign * micros(length))
 }
 
-#[async_trait]
 impl Job for StreamJoin {
     fn name(&self) -> &'static str {
         "stream_join"
@@ -129,14 +129,16 @@ impl Job for StreamJoin {
         "Two streams joined within an interval of event time, inner or left outer (-- --left a --right b --on k --upper 1h --output t)"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let query = Query::new(&context, &args).await?;
-        let (total, batches) = drive(&context, args.trigger, &query).await?;
-        Ok(json!({
-            "query": query.name(), "batches": batches, "input_rows": total.rows, "late_rows_dropped": total.dropped, "output_rows": total.output,
-            "state_rows": total.state, "watermark": total.watermark_text(),
-        }))
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let query = Query::new(&context, &args).await?;
+            let (total, batches) = drive(&context, args.trigger, &query).await?;
+            Ok(json!({
+                "query": query.name(), "batches": batches, "input_rows": total.rows, "late_rows_dropped": total.dropped, "output_rows": total.output,
+                "state_rows": total.state, "watermark": total.watermark_text(),
+            }))
+        })
     }
 }
 
@@ -180,7 +182,8 @@ impl Query {
             time: time.to_owned(),
             delay: micros(delay.unwrap_or(args.watermark)),
         };
-        let on: Vec<(String, String)> = args.on.iter().map(|pair| pair.split_once('=').unwrap_or((pair, pair))).map(|(l, r)| (l.to_owned(), r.to_owned())).collect();
+        let on: Vec<(String, String)> =
+            args.on.iter().map(|pair| pair.split_once('=').unwrap_or((pair, pair))).map(|(l, r)| (l.to_owned(), r.to_owned())).collect();
         let definition = Definition {
             left: input(&args.left, &args.left_time, args.left_watermark),
             right: input(&args.right, &args.right_time, args.right_watermark),
@@ -199,7 +202,12 @@ impl Query {
             kept.extend(keys);
             kept.push(&input.time);
             let mut unique: Vec<&str> = Vec::new();
-            kept.retain(|name| !unique.contains(name) && { unique.push(name); true });
+            kept.retain(|name| {
+                !unique.contains(name) && {
+                    unique.push(name);
+                    true
+                }
+            });
             for name in &kept {
                 column(&table, name)?;
             }
@@ -232,7 +240,8 @@ impl Query {
         match &progress.definition {
             Some(known) if known != &self.definition => {
                 let known = serde_json::to_string(known).unwrap_or_default();
-                let message = format!("table {} has the results of another join; take another --output, or the definition that it has: {known}", table.ident());
+                let message =
+                    format!("table {} has the results of another join; take another --output, or the definition that it has: {known}", table.ident());
                 Err(Error::new(ErrorCode::InvalidArgument, message))
             }
             _ => Ok(progress),
@@ -326,10 +335,15 @@ impl Stateful for Query {
         let step = format!("stream_join:{}:{}", self.output, crate::digest(&after_json));
         let parts = vec![output.set(STATE_PROPERTY, after_json), left_state, right_state];
         let outcome = commit(context, &step, parts).await?;
-        let count = async |name: &str| -> Result<u64> { Ok(load_table(context.session().lakehouse(), &context.table(name)?).await?.row_count().unwrap_or(0)) };
+        let count = async |name: &str| -> Result<u64> {
+            Ok(load_table(context.session().lakehouse(), &context.table(name)?).await?.row_count().unwrap_or(0))
+        };
         let state = count(&left_name).await? + count(&right_name).await?;
         if state > self.max_state_rows {
-            let message = format!("{} has {state} rows of state (--max-state-rows {}): shorten the interval or the watermark", self.output, self.max_state_rows);
+            let message = format!(
+                "{} has {state} rows of state (--max-state-rows {}): shorten the interval or the watermark",
+                self.output, self.max_state_rows
+            );
             return Err(Error::new(ErrorCode::ResourcesExhausted, message));
         }
         let late = left.late + right.late;

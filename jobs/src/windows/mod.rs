@@ -16,6 +16,7 @@ use chainalytics_streaming::window::{WindowOperator, WindowSpec};
 use clap::{Parser, ValueEnum};
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{col, lit};
+use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::layers::layer_of;
@@ -100,7 +101,6 @@ pub(crate) const STATE: &str = "window_state";
 pub(crate) const SEEN: &str = "window_seen_events";
 const BRONZE: &str = "bronze_user_events";
 
-#[async_trait]
 impl Job for WindowAggregation {
     fn name(&self) -> &'static str {
         "window_aggregation"
@@ -110,15 +110,17 @@ impl Job for WindowAggregation {
         "User events in tumbling, sliding or session windows with watermark and state, exactly once (-- --type session --gap 5m)"
     }
 
-    async fn run(&self, context: JobContext, args: Vec<String>) -> Result<JobReport> {
-        let args: Args = parse(self.name(), args)?;
-        let query = Query::new(&args)?;
-        let (total, batches) = drive(&context, args.trigger, &query).await?;
-        Ok(json!({
-            "query": query.name, "batches": batches, "input_rows": total.rows, "duplicates": total.duplicates,
-            "late_rows_dropped": total.dropped, "windows_closed": total.output, "windows_open": total.state,
-            "watermark": total.watermark_text(),
-        }))
+    fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
+        Box::pin(async move {
+            let args: Args = parse(self.name(), args)?;
+            let query = Query::new(&args)?;
+            let (total, batches) = drive(&context, args.trigger, &query).await?;
+            Ok(json!({
+                "query": query.name, "batches": batches, "input_rows": total.rows, "duplicates": total.duplicates,
+                "late_rows_dropped": total.dropped, "windows_closed": total.output, "windows_open": total.state,
+                "watermark": total.watermark_text(),
+            }))
+        })
     }
 }
 
