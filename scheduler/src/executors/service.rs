@@ -7,6 +7,8 @@ use crate::guard::lease::LossCause;
 use crate::runs::logs::{DriverLogs, READ_BYTES_MAX};
 use crate::runs::manager::Runs;
 use chainalytics_proto::v1;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,14 +39,14 @@ type Answers = mpsc::Sender<Result<v1::SchedulerPing, Status>>;
 
 #[tonic::async_trait]
 impl v1::executor_service_server::ExecutorService for ExecutorServiceImpl {
-    type LeaseStream = ReceiverStream<Result<v1::SchedulerPing, Status>>;
+    type LeaseStream = BoxStream<'static, Result<v1::SchedulerPing, Status>>;
 
     async fn lease(&self, request: Request<Streaming<v1::ExecutorPing>>) -> Result<Response<Self::LeaseStream>, Status> {
         let (answers, receiver) = mpsc::channel(ANSWERS_BUFFERED);
         let service = self.clone();
         let pings = request.into_inner();
         self.tasks.spawn(async move { service.serve_lease(pings, answers).await });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 
     async fn driver_status(&self, request: Request<v1::DriverStatusRequest>) -> Result<Response<v1::DriverStatusResponse>, Status> {

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 /// [`InMemoryClusterState`] behind the [`Guard`].
 pub struct GuardedClusterState {
-    inner: InMemoryClusterState,
+    inner: Arc<dyn ClusterState>,
     guard: Guard,
 }
 
@@ -24,7 +24,7 @@ impl GuardedClusterState {
     /// An empty cluster.
     #[must_use]
     pub fn new(guard: Guard) -> Self {
-        Self { inner: InMemoryClusterState::default(), guard }
+        Self { inner: Arc::new(InMemoryClusterState::default()), guard }
     }
 }
 

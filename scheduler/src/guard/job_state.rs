@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// [`InMemoryJobState`] behind the [`Guard`].
 pub struct GuardedJobState {
-    inner: InMemoryJobState,
+    inner: Arc<dyn JobState>,
     guard: Guard,
 }
 
@@ -23,7 +23,7 @@ impl GuardedJobState {
     /// Guards `inner`.
     #[must_use]
     pub fn new(inner: InMemoryJobState, guard: Guard) -> Self {
-        Self { inner, guard }
+        Self { inner: Arc::new(inner), guard }
     }
 }
 

@@ -15,6 +15,7 @@ use ballista_core::serde::protobuf::{
     RegisterExecutorResult, RemoveSessionParams, RemoveSessionResult, TaskStatus, UpdateTaskStatusParams, UpdateTaskStatusResult,
 };
 use datafusion::physical_plan::metrics::MetricValue;
+use futures::stream::BoxStream;
 use lru::LruCache;
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, async_trait};
@@ -51,10 +52,13 @@ fn readable(metric: &ballista_core::serde::protobuf::OperatorMetric) -> bool {
     metric.metric.clone().is_some_and(|inner| TryInto::<MetricValue>::try_into(inner).is_ok())
 }
 
-/// Ballista's service behind that check.
+/// As Ballista has it.
+type PushStream = BoxStream<'static, Result<GetJobStatusResult, Status>>;
+
+/// Ballista's service behind that check. Its type is hidden: with it in sight the compiler takes minutes over the methods below.
 #[derive(Clone)]
 pub struct CheckedReports {
-    ballista: Ballista,
+    ballista: Arc<dyn SchedulerGrpc<ExecuteQueryPushStream = PushStream>>,
     shapes: Arc<Mutex<Shapes>>,
 }
 
@@ -62,13 +66,13 @@ impl CheckedReports {
     /// Puts the check before `ballista`.
     #[must_use]
     pub fn new(ballista: Ballista) -> Self {
-        Self { ballista, shapes: Arc::new(Mutex::new(Shapes::new())) }
+        Self { ballista: Arc::new(ballista), shapes: Arc::new(Mutex::new(Shapes::new())) }
     }
 }
 
 #[async_trait]
 impl SchedulerGrpc for CheckedReports {
-    type ExecuteQueryPushStream = <Ballista as SchedulerGrpc>::ExecuteQueryPushStream;
+    type ExecuteQueryPushStream = PushStream;
 
     async fn update_task_status(&self, mut request: Request<UpdateTaskStatusParams>) -> Result<Response<UpdateTaskStatusResult>, Status> {
         {
@@ -124,8 +128,7 @@ impl SchedulerGrpc for CheckedReports {
     }
 
     async fn cancel_job(&self, request: Request<CancelJobParams>) -> Result<Response<CancelJobResult>, Status> {
-        // Ballista's server has a method of this name too.
-        SchedulerGrpc::cancel_job(&self.ballista, request).await
+        self.ballista.cancel_job(request).await
     }
 
     async fn clean_job_data(&self, request: Request<CleanJobDataParams>) -> Result<Response<CleanJobDataResult>, Status> {

@@ -8,6 +8,8 @@ use crate::guard::Guard;
 use crate::guard::ledger::{Invalidity, Verdict};
 use crate::http::{self, HttpState};
 use chainalytics_proto::v1;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,7 +41,7 @@ type LogSender = mpsc::Sender<Result<v1::LogChunk, Status>>;
 
 #[tonic::async_trait]
 impl v1::run_service_server::RunService for RunServiceImpl {
-    type StreamLogsStream = ReceiverStream<Result<v1::LogChunk, Status>>;
+    type StreamLogsStream = BoxStream<'static, Result<v1::LogChunk, Status>>;
 
     async fn submit_run(&self, request: Request<v1::SubmitRunRequest>) -> Result<Response<v1::SubmitRunResponse>, Status> {
         let (run, created) = self.runs.submit(request.into_inner()).await?;
@@ -89,7 +91,7 @@ impl v1::run_service_server::RunService for RunServiceImpl {
                 () = send_log(&runs, request, &sender) => {}
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 
     async fn report_run(&self, request: Request<v1::ReportRunRequest>) -> Result<Response<v1::ReportRunResponse>, Status> {
