@@ -1,8 +1,11 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
 
 use chainalytics_common::Result;
@@ -12,13 +15,16 @@ use super::reader::ReaderContext;
 use crate::batch::PartitionEnds;
 use crate::err;
 
-/// How long the answer to a commit is waited for.
+/// How long a batch waits for its commit to be taken up, whatever the coordinator does.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the coordinator's answer is waited for, and how often it is looked for: a batch should not last longer for this.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
+const ANSWER_POLL: Duration = Duration::from_millis(1);
 
 /// Tells a consumer group how far the tables have come, so that lag tools see the stream. Nothing ever reads it back.
 #[derive(Clone)]
 pub struct GroupCommitter {
-    consumer: Arc<BaseConsumer<ReaderContext>>,
+    consumer: Arc<BaseConsumer<GroupContext>>,
     group: String,
 }
 
@@ -30,7 +36,7 @@ impl GroupCommitter {
     pub fn new(options: &KafkaOptions, group: &str) -> Result<Self> {
         let mut config = options.client_config();
         config.set("group.id", group).set("enable.auto.commit", "false");
-        let consumer = BaseConsumer::from_config_and_context(&config, ReaderContext::default()).map_err(|e| err::kafka_config(&e.to_string()))?;
+        let consumer = BaseConsumer::from_config_and_context(&config, GroupContext::default()).map_err(|e| err::kafka_config(&e.to_string()))?;
         Ok(Self { consumer: Arc::new(consumer), group: group.to_owned() })
     }
 
@@ -53,11 +59,40 @@ impl GroupCommitter {
                 offsets.add_partition_offset(topic, *partition, Offset::Offset(*end)).map_err(|e| e.to_string())?;
             }
         }
+        let answered = &self.consumer.context().answered;
+        answered.store(false, Ordering::Release);
         self.consumer.commit(&offsets, CommitMode::Async).map_err(|e| e.to_string())?;
-        // The answer comes as an event; a few polls serve it and whatever was logged.
-        for _ in 0..5 {
-            self.consumer.poll(Duration::from_millis(20));
+        // The answer comes as an event that a poll serves. Without one the next commit says it again.
+        let asked = Instant::now();
+        while !answered.load(Ordering::Acquire) && asked.elapsed() < ANSWER_TIMEOUT {
+            self.consumer.poll(ANSWER_POLL);
         }
         Ok(())
+    }
+}
+
+/// Sees the answers to commits.
+#[derive(Default)]
+struct GroupContext {
+    client: ReaderContext,
+    answered: AtomicBool,
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.client.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.client.error(error, reason);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!(target: "librdkafka", %error, "a commit to the consumer group was refused");
+        }
+        self.answered.store(true, Ordering::Release);
     }
 }
