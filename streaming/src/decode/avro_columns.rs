@@ -1,10 +1,10 @@
 //! Arrow arrays of any writer schema, handed value by value to the declared columns.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit};
+use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit};
 
 use super::columns::{Columns, Misfit, Scalar, mismatch_of};
 use crate::topics::RecordSchema;
@@ -19,6 +19,8 @@ enum Reader {
     Float(Float32Array),
     Double(Float64Array),
     Boolean(BooleanArray),
+    /// With the count of digits behind the point.
+    Decimal(Decimal128Array, u8),
     /// Microseconds since the epoch.
     Micros(Int64Array),
     Uuid(FixedSizeBinaryArray),
@@ -56,6 +58,7 @@ impl FieldReaders {
                 Reader::Long(array) if array.is_valid(row) => Scalar::Int(array.value(row)),
                 Reader::Float(array) if array.is_valid(row) => Scalar::Float(f64::from(array.value(row))),
                 Reader::Double(array) if array.is_valid(row) => Scalar::Float(array.value(row)),
+                Reader::Decimal(array, scale) if array.is_valid(row) => Scalar::Decimal(array.value(row), *scale),
                 Reader::Boolean(array) if array.is_valid(row) => Scalar::Bool(array.value(row)),
                 Reader::Micros(array) if array.is_valid(row) => Scalar::Micros(array.value(row)),
                 Reader::Uuid(array) if array.is_valid(row) => {
@@ -86,6 +89,10 @@ fn reader(array: &ArrayRef) -> Reader {
         // Enums come as dictionaries.
         DataType::Dictionary(_, _) | DataType::LargeUtf8 | DataType::Utf8View => {
             cast(array, &DataType::Utf8).ok().map(|text| Reader::Text(text.as_string::<i32>().clone()))
+        }
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) | DataType::Decimal128(precision, scale) if *scale >= 0 => {
+            let exact = cast(array, &DataType::Decimal128(*precision, *scale)).ok();
+            exact.map(|digits| Reader::Decimal(digits.as_primitive::<Decimal128Type>().clone(), scale.cast_unsigned()))
         }
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
             cast(array, &DataType::Float64).ok().map(|value| Reader::Double(value.as_primitive::<Float64Type>().clone()))

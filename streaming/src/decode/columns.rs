@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, BooleanArray, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
 use chainalytics_common::Result;
@@ -30,6 +30,8 @@ pub(super) enum Scalar<'a> {
     Int(i64),
     Unsigned(u64),
     Float(f64),
+    /// A decimal number: its digits, and how many of them stand behind the point.
+    Decimal(i128, u8),
     /// A moment, microseconds since the epoch.
     Micros(i64),
     Text(&'a str),
@@ -39,7 +41,9 @@ enum Values {
     Text { bytes: Vec<u8>, ends: Vec<i32> },
     Int(Vec<i32>),
     Long(Vec<i64>),
+    Float(Vec<f32>),
     Double(Vec<f64>),
+    Decimal(Vec<i128>),
     Boolean(Vec<bool>),
     Timestamp(Vec<i64>),
 }
@@ -59,7 +63,9 @@ impl Column {
             FieldKind::Text | FieldKind::Id => Values::Text { bytes: Vec::new(), ends: Vec::new() },
             FieldKind::Int => Values::Int(Vec::new()),
             FieldKind::Long => Values::Long(Vec::new()),
+            FieldKind::Float => Values::Float(Vec::new()),
             FieldKind::Double => Values::Double(Vec::new()),
+            FieldKind::Decimal { .. } => Values::Decimal(Vec::new()),
             FieldKind::Boolean => Values::Boolean(Vec::new()),
             FieldKind::Timestamp => Values::Timestamp(Vec::new()),
         };
@@ -107,6 +113,14 @@ impl Column {
                 Some(value) => values.push(value),
                 None => return Err(mismatch(&self.spec, scalar)),
             },
+            (Values::Float(values), scalar) => match double(scalar).and_then(single) {
+                Some(value) => values.push(value),
+                None => return Err(mismatch(&self.spec, scalar)),
+            },
+            (Values::Decimal(values), scalar) => match decimal(self.spec.kind, scalar) {
+                Some(value) => values.push(value),
+                None => return Err(mismatch(&self.spec, scalar)),
+            },
             (Values::Boolean(values), Scalar::Bool(value)) => values.push(value),
             (Values::Timestamp(values), scalar) => {
                 let us = match scalar {
@@ -136,7 +150,9 @@ impl Column {
             Values::Text { bytes, ends } => ends.push(bytes.len() as i32),
             Values::Int(values) => values.push(0),
             Values::Long(values) | Values::Timestamp(values) => values.push(0),
+            Values::Float(values) => values.push(0.0),
             Values::Double(values) => values.push(0.0),
+            Values::Decimal(values) => values.push(0),
             Values::Boolean(values) => values.push(false),
         }
         self.nulls.push(self.rows as u32);
@@ -152,7 +168,9 @@ impl Column {
             }
             Values::Int(values) => values.truncate(rows),
             Values::Long(values) | Values::Timestamp(values) => values.truncate(rows),
+            Values::Float(values) => values.truncate(rows),
             Values::Double(values) => values.truncate(rows),
+            Values::Decimal(values) => values.truncate(rows),
             Values::Boolean(values) => values.truncate(rows),
         }
         while self.nulls.last().is_some_and(|row| *row as usize >= rows) {
@@ -185,7 +203,12 @@ impl Column {
             }
             Values::Int(values) => Arc::new(Int32Array::new(ScalarBuffer::from(take(values)), nulls)),
             Values::Long(values) => Arc::new(Int64Array::new(ScalarBuffer::from(take(values)), nulls)),
+            Values::Float(values) => Arc::new(Float32Array::new(ScalarBuffer::from(take(values)), nulls)),
             Values::Double(values) => Arc::new(Float64Array::new(ScalarBuffer::from(take(values)), nulls)),
+            Values::Decimal(values) => {
+                let array = Decimal128Array::new(ScalarBuffer::from(take(values)), nulls).with_data_type(self.spec.kind.data_type());
+                Arc::new(array)
+            }
             Values::Boolean(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(take(values)), nulls)),
             Values::Timestamp(values) => Arc::new(TimestampMicrosecondArray::new(ScalarBuffer::from(take(values)), nulls).with_timezone("UTC")),
         })
@@ -204,8 +227,57 @@ fn integer(scalar: Scalar<'_>) -> Option<i64> {
         Scalar::Unsigned(value) => i64::try_from(value).ok(),
         // `5.0` and `1e3` are integers in JSON, which has one kind of number.
         Scalar::Float(value) if value.fract() == 0.0 && value.abs() <= DOUBLE_INTEGER_MAX => Some(value as i64),
+        Scalar::Decimal(digits, scale) => i64::try_from(rescale(digits, scale, 0)?).ok(),
         _ => None,
     }
+}
+
+/// The same number with another count of digits behind the point; `None` if it has more than that, or is too large.
+fn rescale(digits: i128, from: u8, to: u8) -> Option<i128> {
+    let power = |n: u8| 10_i128.checked_pow(n.into());
+    if to >= from {
+        return digits.checked_mul(power(to - from)?);
+    }
+    let divisor = power(from - to)?;
+    (digits % divisor == 0).then(|| digits / divisor)
+}
+
+/// A number as a 32-bit float, if it is one. Infinity and NaN are.
+fn single(value: f64) -> Option<f32> {
+    let single = value as f32;
+    (f64::from(single) == value || value.is_nan()).then_some(single)
+}
+
+/// A number as the digits of a decimal column.
+fn decimal(kind: FieldKind, scalar: Scalar<'_>) -> Option<i128> {
+    let FieldKind::Decimal { precision, scale } = kind else { return None };
+    let (digits, from) = match scalar {
+        Scalar::Int(value) => (value.into(), 0),
+        Scalar::Unsigned(value) => (value.into(), 0),
+        Scalar::Decimal(digits, from) => (digits, from),
+        // The shortest text that means this float; never with an exponent.
+        Scalar::Float(value) if value.is_finite() => parse_decimal(&value.to_string())?,
+        Scalar::Text(text) => parse_decimal(text)?,
+        _ => return None,
+    };
+    let digits = rescale(digits, from, scale)?;
+    (digits.unsigned_abs() < 10_u128.checked_pow(precision.into())?).then_some(digits)
+}
+
+/// `-12.340` as its digits and how many of them stand behind the point, zeros at the end left out.
+fn parse_decimal(text: &str) -> Option<(i128, u8)> {
+    let (sign, text) = match text.strip_prefix('-') {
+        Some(text) => (-1, text),
+        None => (1, text),
+    };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let all_digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !all_digits(whole) || !all_digits(fraction) {
+        return None;
+    }
+    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+    Some((sign * digits, u8::try_from(fraction.len()).ok()?))
 }
 
 fn double(scalar: Scalar<'_>) -> Option<f64> {
@@ -213,6 +285,7 @@ fn double(scalar: Scalar<'_>) -> Option<f64> {
         Scalar::Float(value) => Some(value),
         Scalar::Int(value) => Some(value as f64),
         Scalar::Unsigned(value) => Some(value as f64),
+        Scalar::Decimal(digits, scale) => Some(digits as f64 / 10_f64.powi(scale.into())),
         _ => None,
     }
 }
@@ -224,6 +297,7 @@ pub(super) fn describe(scalar: Scalar<'_>) -> String {
         Scalar::Int(value) => value.to_string(),
         Scalar::Unsigned(value) => value.to_string(),
         Scalar::Float(value) => value.to_string(),
+        Scalar::Decimal(digits, scale) => format!("{digits}e-{scale}"),
         Scalar::Micros(value) => format!("timestamp {value} us"),
         Scalar::Text(text) => format!("\"{}\"", shown(text)),
     }
@@ -305,5 +379,44 @@ impl Columns {
     pub(super) fn finish(&mut self) -> Result<Vec<ArrayRef>> {
         self.rows = 0;
         self.columns.iter_mut().map(Column::finish).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Decimal128Type, Float32Type};
+
+    use super::*;
+
+    fn column(kind: FieldKind) -> Column {
+        Column::new(FieldSpec::optional("n", kind))
+    }
+
+    #[test]
+    fn decimals_keep_every_digit_or_refuse() {
+        let mut decimals = column(FieldKind::Decimal { precision: 5, scale: 2 });
+        for scalar in [Scalar::Int(7), Scalar::Float(0.1), Scalar::Text("-12.340"), Scalar::Decimal(99_999, 2), Scalar::Decimal(1_230, 3), Scalar::Null] {
+            decimals.push(scalar).unwrap();
+        }
+        let refused =
+            [Scalar::Int(1_000), Scalar::Float(0.001), Scalar::Text("1e2"), Scalar::Text("."), Scalar::Decimal(1, 3), Scalar::Float(f64::NAN), Scalar::Bool(true)];
+        assert!(refused.into_iter().all(|scalar| decimals.push(scalar).is_err()));
+        let array = decimals.finish().unwrap();
+        assert_eq!(array.data_type(), &arrow::datatypes::DataType::Decimal128(5, 2));
+        assert_eq!(array.as_primitive::<Decimal128Type>().values()[..5], [700, 10, -1_234, 99_999, 123]);
+        assert!(array.is_null(5));
+    }
+
+    #[test]
+    fn floats_take_what_they_have_exactly() {
+        let mut floats = column(FieldKind::Float);
+        for scalar in [Scalar::Float(0.5), Scalar::Int(3), Scalar::Float(f64::INFINITY), Scalar::Float(f64::from(0.1_f32))] {
+            floats.push(scalar).unwrap();
+        }
+        assert!(floats.push(Scalar::Float(0.1)).is_err() && floats.push(Scalar::Int(16_777_217)).is_err());
+        assert_eq!(floats.finish().unwrap().as_primitive::<Float32Type>().values()[..2], [0.5, 3.0]);
+        assert_eq!(double(Scalar::Decimal(-1_234, 2)), Some(-12.34));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::Field;
 
 use chainalytics_common::Result;
 use chainalytics_lakehouse::Table;
@@ -14,7 +14,7 @@ use super::runner::BatchRunner;
 use crate::err;
 use crate::exec::NewerSchema;
 use crate::registry::{Lookup, SchemaType, shared};
-use crate::topics::{FieldSpec, avro_fields, fit, json_schema_fields};
+use crate::topics::{FieldKind, FieldSpec, avro_fields, fit, json_schema_fields};
 
 impl BatchRunner {
     /// Remembers what the tables must be given for these schemas; the next plan stages it, its commit makes it so.
@@ -38,12 +38,12 @@ impl BatchRunner {
             };
             let found = fields.map(|fields| fit(schema, &fields)).unwrap_or_default();
             let pending = self.pending.entry(subscription.table.clone()).or_default();
-            for edit in found.new.iter().map(add).chain(found.widened.iter().map(|name| widen(name))).chain(found.relaxed.iter().map(|name| relax(name))) {
+            for edit in found.new.iter().map(add).chain(found.widened.iter().map(|(name, kind)| widen(name, *kind))).chain(found.relaxed.iter().map(|name| relax(name))) {
                 if !pending.contains(&edit) {
                     pending.push(edit);
                 }
             }
-            let changed = found.widened.iter().chain(&found.relaxed).map(String::as_str);
+            let changed = found.widened.iter().map(|(name, _)| name).chain(&found.relaxed).map(String::as_str);
             let names: Vec<&str> = found.new.iter().map(|field| field.name.as_str()).chain(changed).collect();
             tracing::info!(table = %subscription.table, topic, schema = schema_id, columns = names.join(", "), "the table follows a newer schema of its writers");
         }
@@ -68,8 +68,8 @@ fn add(field: &FieldSpec) -> SchemaEdit {
     SchemaEdit::Add { parent: Vec::new(), field: field.to_arrow(), position: None, if_not_exists: true }
 }
 
-fn widen(name: &str) -> SchemaEdit {
-    let field = Arc::new(Field::new(name, DataType::Int64, true));
+fn widen(name: &str, kind: FieldKind) -> SchemaEdit {
+    let field = Arc::new(Field::new(name, kind.data_type(), true));
     SchemaEdit::Type { path: vec![name.to_owned()], field }
 }
 

@@ -28,8 +28,8 @@ pub struct WriterField {
 pub struct SchemaFit {
     /// Fields that the table has no column for, as optional columns.
     pub new: Vec<FieldSpec>,
-    /// 32-bit columns whose writers now have 64 bits.
-    pub widened: Vec<String>,
+    /// Columns whose writers now have a wider type, with that type: 64 bits instead of 32, a decimal of more digits.
+    pub widened: Vec<(String, FieldKind)>,
     /// Required columns whose writers may now leave them out. Times stay required: tables are partitioned by them.
     pub relaxed: Vec<String>,
     /// Fields that the table has no column for and that no column takes.
@@ -50,7 +50,7 @@ fn is_lineage(name: &str) -> bool {
 }
 
 /// The records of a table: its declared fields, then the columns that were added to it since. Columns of types that no
-/// field has (lists, decimals...) stay null.
+/// field has (lists, maps...) stay null.
 ///
 /// # Errors
 /// The name of a required column that no record can fill.
@@ -59,8 +59,8 @@ pub fn record_of_table(table: &Schema, declared: Option<&RecordSchema>) -> Resul
     for field in &mut fields {
         let Ok(column) = table.field_with_name(&field.name) else { continue };
         // Widened, or made optional, since it was declared.
-        if field.kind == FieldKind::Int && column.data_type() == &DataType::Int64 {
-            field.kind = FieldKind::Long;
+        if let Some(wider) = kind_of(column.data_type()).and_then(|now| wider(field.kind, now)) {
+            field.kind = wider;
         }
         field.required &= !column.is_nullable() || field.kind == FieldKind::Timestamp;
     }
@@ -85,7 +85,9 @@ fn kind_of(data_type: &DataType) -> Option<FieldKind> {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some(FieldKind::Text),
         DataType::Int32 => Some(FieldKind::Int),
         DataType::Int64 => Some(FieldKind::Long),
-        DataType::Float32 | DataType::Float64 => Some(FieldKind::Double),
+        DataType::Float32 => Some(FieldKind::Float),
+        DataType::Float64 => Some(FieldKind::Double),
+        DataType::Decimal128(precision, scale) => Some(FieldKind::Decimal { precision: *precision, scale: u8::try_from(*scale).ok()? }),
         DataType::Boolean => Some(FieldKind::Boolean),
         DataType::Timestamp(_, _) => Some(FieldKind::Timestamp),
         _ => None,
@@ -148,13 +150,26 @@ fn avro_type(schema: &Value, named: &BTreeMap<String, &Value>) -> (Option<FieldK
             }
         }
         Value::Object(object) => match object.get("type") {
-            Some(Value::String(name)) => (avro_kind(name, object.get("logicalType").and_then(Value::as_str)), false),
+            Some(Value::String(name)) => {
+                let logical = object.get("logicalType").and_then(Value::as_str);
+                let digits = |key: &str| object.get(key).and_then(Value::as_u64).and_then(|digits| u8::try_from(digits).ok());
+                let kind = match (avro_kind(name, logical), logical, digits("precision"), digits("scale").unwrap_or(0)) {
+                    (Some(FieldKind::Double), Some("decimal"), Some(precision), scale) if precision <= DECIMAL_DIGITS_MAX && scale <= precision => {
+                        Some(FieldKind::Decimal { precision, scale })
+                    }
+                    (kind, ..) => kind,
+                };
+                (kind, false)
+            }
             Some(inner) => avro_type(inner, named),
             None => (None, false),
         },
         _ => (None, false),
     }
 }
+
+/// Digits of a decimal column at most.
+const DECIMAL_DIGITS_MAX: u8 = 38;
 
 fn avro_kind(name: &str, logical: Option<&str>) -> Option<FieldKind> {
     match (name, logical) {
@@ -165,7 +180,8 @@ fn avro_kind(name: &str, logical: Option<&str>) -> Option<FieldKind> {
         ("fixed", Some("uuid")) | ("string" | "enum", _) => Some(FieldKind::Text),
         ("int", _) => Some(FieldKind::Int),
         ("long", _) => Some(FieldKind::Long),
-        ("float" | "double", _) => Some(FieldKind::Double),
+        ("float", _) => Some(FieldKind::Float),
+        ("double", _) => Some(FieldKind::Double),
         ("boolean", _) => Some(FieldKind::Boolean),
         _ => None,
     }
@@ -265,8 +281,8 @@ pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
                 fit.incompatible.get_or_insert_with(|| format!("field '{}' is {found}, the column takes {}", field.name, declared.kind.name()));
             }
             Some(declared) => {
-                if declared.kind == FieldKind::Int && field.kind == Some(FieldKind::Long) {
-                    fit.widened.push(field.name.clone());
+                if let Some(wider) = field.kind.and_then(|kind| wider(declared.kind, kind)) {
+                    fit.widened.push((field.name.clone(), wider));
                 }
                 if declared.required && field.nullable && declared.kind != FieldKind::Timestamp {
                     fit.relaxed.push(field.name.clone());
@@ -287,16 +303,26 @@ pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
     fit
 }
 
+/// The type that a column must become to take all of a writer's values, if Iceberg can make it so.
+fn wider(column: FieldKind, writer: FieldKind) -> Option<FieldKind> {
+    match (column, writer) {
+        (FieldKind::Int, FieldKind::Long) | (FieldKind::Float, FieldKind::Double) => Some(writer),
+        (FieldKind::Decimal { precision: digits, scale: now }, FieldKind::Decimal { precision, scale }) if scale == now && precision > digits => Some(writer),
+        _ => None,
+    }
+}
+
 /// Whether some value of the writer's type fits a column. Where only some do, each record is judged by itself.
 fn takes(column: FieldKind, writer: Option<FieldKind>) -> bool {
-    use FieldKind::{Boolean, Double, Id, Int, Long, Text, Timestamp};
+    use FieldKind::{Boolean, Decimal, Double, Float, Id, Int, Long, Text, Timestamp};
     let Some(writer) = writer else { return false };
     match column {
         Text => matches!(writer, Text | Id),
         Id => matches!(writer, Text | Id | Int | Long),
-        Int | Long | Double => matches!(writer, Int | Long | Double),
+        Decimal { .. } => matches!(writer, Int | Long | Float | Double | Decimal { .. } | Text),
+        Int | Long | Float | Double => matches!(writer, Int | Long | Float | Double | Decimal { .. }),
         Boolean => writer == Boolean,
-        Timestamp => matches!(writer, Timestamp | Text | Int | Long | Double),
+        Timestamp => matches!(writer, Timestamp | Text | Int | Long | Float | Double),
     }
 }
 
@@ -402,7 +428,20 @@ mod tests {
 
         let short = RecordSchema::new(vec![FieldSpec::optional("n", FieldKind::Int)]);
         let long = [WriterField { name: "n".into(), kind: Some(FieldKind::Long), nullable: false }];
-        assert_eq!(fit(&short, &long).widened, ["n"]);
+        assert_eq!(fit(&short, &long).widened, [("n".to_owned(), FieldKind::Long)]);
+        let decimal = |precision, scale| FieldKind::Decimal { precision, scale };
+        for (column, writer, wide) in [
+            (FieldKind::Float, FieldKind::Double, true),
+            (FieldKind::Double, FieldKind::Float, false),
+            (decimal(9, 2), decimal(18, 2), true),
+            (decimal(18, 2), decimal(9, 2), false),
+            (decimal(9, 2), decimal(18, 3), false),
+        ] {
+            let found = fit(&RecordSchema::new(vec![FieldSpec::optional("n", column)]), &[WriterField { name: "n".into(), kind: Some(writer), nullable: true }]);
+            assert_eq!((found.incompatible, found.widened.len()), (None, usize::from(wide)), "{column:?} {writer:?}");
+        }
+        let price = r#"{"type":"record","name":"P","fields":[{"name":"price","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":2}}]}"#;
+        assert_eq!(avro_fields(price).unwrap()[0].kind, Some(decimal(9, 2)));
         let narrow = RecordSchema::new(vec![FieldSpec::optional("id", FieldKind::Double)]);
         assert!(fit(&narrow, &avro_fields(EVENT).unwrap()).incompatible.unwrap().contains("'id'"));
         let demanding = RecordSchema::new(vec![FieldSpec::required("nothing", FieldKind::Text)]);

@@ -16,8 +16,17 @@ pub enum FieldKind {
     Int,
     /// 64-bit integer. A number with a fraction does not fit.
     Long,
+    /// 32-bit float. A number that it does not have exactly does not fit.
+    Float,
     /// 64-bit float.
     Double,
+    /// Exact decimal number. In JSON a number or its text. A number with more digits than it has does not fit.
+    Decimal {
+        /// Digits, at most 38.
+        precision: u8,
+        /// Of them behind the point.
+        scale: u8,
+    },
     /// `true` or `false`.
     Boolean,
     /// A moment, microseconds UTC. In JSON RFC 3339 text (`T` or a space between date and time, UTC where no offset is
@@ -32,7 +41,9 @@ impl FieldKind {
             FieldKind::Text | FieldKind::Id => DataType::Utf8,
             FieldKind::Int => DataType::Int32,
             FieldKind::Long => DataType::Int64,
+            FieldKind::Float => DataType::Float32,
             FieldKind::Double => DataType::Float64,
+            FieldKind::Decimal { precision, scale } => DataType::Decimal128(precision, scale.cast_signed()),
             FieldKind::Boolean => DataType::Boolean,
             FieldKind::Timestamp => timestamp_type(),
         }
@@ -45,7 +56,9 @@ impl FieldKind {
             FieldKind::Id => "text or integer",
             FieldKind::Int => "32-bit integer",
             FieldKind::Long => "64-bit integer",
+            FieldKind::Float => "32-bit number",
             FieldKind::Double => "number",
+            FieldKind::Decimal { .. } => "decimal of the column's digits",
             FieldKind::Boolean => "boolean",
             FieldKind::Timestamp => "timestamp (RFC 3339 text or epoch milliseconds)",
         }
