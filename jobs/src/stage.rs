@@ -6,15 +6,13 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::commit::{ConflictCheck, TableOutcome};
-use chainalytics_lakehouse::dml::{Casting, Matching, RowEdit, Write, align, committed_step, rewrite_rows};
+use chainalytics_lakehouse::dml::{Casting, Matching, RowEdit, Write, align, by_partition, committed_step, rewrite_rows};
 use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::sql::load_table;
 use chainalytics_lakehouse::write::IcebergWriteNode;
 use chainalytics_lakehouse::{DataFileInfo, Decision, Table, TableChange, Transaction, WriteSpec};
-use datafusion::common::Column;
 use datafusion::dataframe::DataFrame;
-use datafusion::functions::expr_fn::date_trunc;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Partitioning, lit};
+use datafusion::logical_expr::Expr;
 use futures::TryStreamExt;
 
 use crate::JobContext;
@@ -156,6 +154,7 @@ async fn data_files(context: &JobContext, table: &Table, frame: DataFrame, overw
     let session = context.session();
     let (state, plan) = frame.into_parts();
     let plan = align(plan, table.schema(), &table.ident().to_string(), &Matching::ByName, Casting::Lossless)?;
+    // One task per partition value, so that a rebuilt day is one file and not one of each task.
     let plan = if overwrites { by_partition(plan, table, state.config().target_partitions())? } else { plan };
     let node = IcebergWriteNode::try_new(plan, WriteSpec::from_table(table)?).map_err(Error::from_datafusion)?;
     let mut rows = session.execute_logical(node.into_plan()).await?;
@@ -168,24 +167,4 @@ async fn data_files(context: &JobContext, table: &Table, frame: DataFrame, overw
         }
     }
     Ok(files)
-}
-
-/// One task per partition value, so that a rebuilt day is one file and not one of each task.
-fn by_partition(plan: LogicalPlan, table: &Table, tasks: usize) -> Result<LogicalPlan> {
-    let fields = table.partition_fields();
-    let keys: Vec<Expr> = fields
-        .iter()
-        .filter_map(|field| {
-            let column = Expr::Column(Column::from_name(&field.source));
-            match field.transform.as_str() {
-                "identity" => Some(column),
-                transform @ ("year" | "month" | "day" | "hour") => Some(date_trunc(lit(transform), column)),
-                _ => None,
-            }
-        })
-        .collect();
-    if keys.is_empty() || tasks < 2 {
-        return Ok(plan);
-    }
-    LogicalPlanBuilder::from(plan).repartition(Partitioning::Hash(keys, tasks)).and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)
 }

@@ -57,21 +57,16 @@ impl Write<'_> {
                 ));
             }
         };
-        let mut keys = partition_keys(table)?;
-        if ranges {
-            keys.extend(sort_keys(table)?);
+        if !ranges {
+            return by_partition(plan, table, partitions);
         }
+        let mut keys = partition_keys(table)?;
+        keys.extend(sort_keys(table)?);
         if partitions < 2 || keys.is_empty() {
             return Ok(plan);
         }
-        let by = match ranges {
-            true => vec![self.range_of(&plan, &keys, partitions.min(RANGES_MAX)).await?],
-            false => keys.into_iter().map(|key| key.expr).collect(),
-        };
-        LogicalPlanBuilder::from(plan)
-            .repartition(Partitioning::Hash(by, partitions))
-            .and_then(LogicalPlanBuilder::build)
-            .map_err(Error::from_datafusion)
+        let range = self.range_of(&plan, &keys, partitions.min(RANGES_MAX)).await?;
+        hashed(plan, vec![range], partitions)
     }
 
     /// An expression that is equal for rows of one range and hashes each range to a task of its own. The ranges come from a
@@ -104,6 +99,20 @@ impl Write<'_> {
         }
         (0..keys.len()).map(|i| concat(&batches.iter().map(|batch| batch.column(i).as_ref()).collect::<Vec<_>>()).map_err(failed)).collect()
     }
+}
+
+/// Spreads rows over `tasks` by their partition value, so that the rows of one partition are one task's. As it is for tables without
+/// partitions.
+///
+/// # Errors
+/// A partition field over a column that the plan does not have.
+pub fn by_partition(plan: LogicalPlan, table: &Table, tasks: usize) -> Result<LogicalPlan> {
+    let keys: Vec<Expr> = partition_keys(table)?.into_iter().map(|key| key.expr).collect();
+    if tasks < 2 || keys.is_empty() { Ok(plan) } else { hashed(plan, keys, tasks) }
+}
+
+fn hashed(plan: LogicalPlan, by: Vec<Expr>, tasks: usize) -> Result<LogicalPlan> {
+    LogicalPlanBuilder::from(plan).repartition(Partitioning::Hash(by, tasks)).and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)
 }
 
 /// The keys at which one range ends and the next begins, in order, each greater than the one before.

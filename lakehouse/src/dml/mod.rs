@@ -26,6 +26,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 pub(crate) use align::fit;
 pub use align::{Casting, Matching, align};
+pub use distribute::by_partition;
 pub use merge::{Insertion, Merge, MergeAction, MergeClause, merge_rows};
 pub use rewrite::{Assignment, RowEdit, rewrite_rows};
 pub(crate) use target::lineage_columns;

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion::physical_plan::displayable;
 use datafusion::prelude::{SessionConfig, col, lit};
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use tempfile::TempDir;
 
 use super::*;
@@ -241,6 +244,32 @@ async fn renamed_columns_are_read_by_field_id() {
     assert_eq!(f.values("SELECT n, a FROM t ORDER BY n").await, "1|one 3|three");
 }
 
+/// What the engine's codec does with nodes of this crate.
+#[derive(Debug)]
+struct WireCodec(Arc<StoreRegistry>);
+
+impl PhysicalExtensionCodec for WireCodec {
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        _ctx: &TaskContext,
+        _converter: &dyn PhysicalProtoConverterExtension,
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        Ok(crate::codec::try_decode_physical(buf, inputs, &self.0).expect("a node of ours").unwrap())
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        _converter: &dyn PhysicalProtoConverterExtension,
+    ) -> datafusion::common::Result<()> {
+        buf.extend(crate::codec::try_encode_physical(&node).expect("a node of ours").unwrap());
+        Ok(())
+    }
+}
+
 #[tokio::test]
 async fn a_scan_survives_the_wire() {
     let f = Fixture::new().await;
@@ -254,8 +283,9 @@ async fn a_scan_survives_the_wire() {
     for (sql, rows) in [("SELECT id FROM t WHERE day > '1970-01-01' AND id < 8", 5), ("SELECT b FROM r WHERE b < 7", 2)] {
         let plan = plan_query(ctx, &f.lakehouse, sql).await.unwrap();
         let plan = ctx.state().create_physical_plan(&plan).await.unwrap();
-        let bytes = datafusion_proto::bytes::physical_plan_to_bytes(plan).unwrap();
-        let plan = datafusion_proto::bytes::physical_plan_from_bytes(&bytes, &ctx.task_ctx()).unwrap();
+        let codec = WireCodec(Arc::clone(f.lakehouse.store()));
+        let bytes = datafusion_proto::bytes::physical_plan_to_bytes_with_extension_codec(plan, &codec).unwrap();
+        let plan = datafusion_proto::bytes::physical_plan_from_bytes_with_extension_codec(&bytes, &ctx.task_ctx(), &codec).unwrap();
         let stream = f.executor.execute_physical(plan).await.unwrap();
         let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows, "{sql}");
