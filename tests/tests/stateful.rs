@@ -154,8 +154,8 @@ fn killed_queries_come_to_the_same() {
         // The same rows as user events: a third of the day each, so that sessions close on the way.
         place.sql(
             &format!(
-                "INSERT INTO bronze_user_events SELECT CAST(v AS STRING), concat('u', CAST(v % 17 AS STRING)), 'view', 'p1', 's', 1.0, at, at, 'user-events', \
-                 CAST(v % 3 AS INT), v, at, 0, 'test', at FROM (SELECT value AS v, to_timestamp_seconds(1767225600 + {portion} * 28800 + (value * 7919) % 28800) AS at \
+                "INSERT INTO bronze_user_events SELECT CAST(v AS STRING) AS id, concat('u', CAST(v % 17 AS STRING)), 'view', 'p1', 's', 1.0, at AS happened, at AS sent, 'user-events', \
+                 CAST(v % 3 AS INT), v, at, 0, 'test', at AS ingested FROM (SELECT value AS v, to_timestamp_seconds(1767225600 + {portion} * 28800 + (value * 7919) % 28800) AS at \
                  FROM generate_series({}, {})) AS g",
                 portion * 1_000,
                 portion * 1_000 + 999
