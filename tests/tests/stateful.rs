@@ -94,7 +94,7 @@ fn a_key_passes_once_within_the_watermark() {
 
 /// Kills a job at growing moments of its life until it has come to its end.
 fn until_done(place: &Place, args: &[&str], kills_min: u32) {
-    let (mut pause, mut kills) = (Duration::from_millis(150), 0);
+    let (mut pause, mut kills) = (Duration::from_millis(15), 0);
     loop {
         let mut child: Child = place.spawn(args);
         let deadline = Instant::now() + pause;
@@ -105,7 +105,7 @@ fn until_done(place: &Place, args: &[&str], kills_min: u32) {
             if Instant::now() >= deadline {
                 break None;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         };
         match ended {
             Some(status) => {
@@ -117,7 +117,7 @@ fn until_done(place: &Place, args: &[&str], kills_min: u32) {
                 assert!(signal(child.id().into(), "KILL"));
                 child.wait().unwrap();
                 kills += 1;
-                pause += Duration::from_millis(60);
+                pause += Duration::from_millis(11);
             }
         }
     }
