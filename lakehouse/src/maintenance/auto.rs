@@ -6,15 +6,18 @@
 //! | `chainalytics.maintenance.every-commits` | commits after which it does | `20` |
 //! | `chainalytics.maintenance.min-input-files` | small files of a partition that are worth compacting | `5` |
 //! | `chainalytics.maintenance.min-file-size-bytes` | files of this size are left as they are | 32 MiB, or less for small target sizes |
+//! | `chainalytics.maintenance.max-snapshots` | snapshots of the main branch beyond which the oldest expire whatever their age | `3000` |
 //!
 //! A file is rewritten until it has that size and then never again: a table that is fed for days would otherwise be rewritten as a whole each time
 //! until its files have their target size. `CALL system.rewrite_data_files` makes the large ones, at a quiet time.
 //!
-//! What expires is up to `history.expire.*`, the size of files to `write.target-file-size-bytes`.
+//! What else expires is up to `history.expire.*`: by age alone a commit every second would leave hundreds of thousands of snapshots in metadata that
+//! each commit writes anew. The size of files is up to `write.target-file-size-bytes`.
 
 use std::collections::BTreeMap;
 
 use chainalytics_common::{ErrorCode, Result};
+use chrono::Utc;
 use datafusion::prelude::SessionConfig;
 use iceberg::spec::Operation;
 
@@ -22,6 +25,7 @@ use super::compact::{RewriteOptions, Rewritten, rewrite_data_files};
 use super::expire::{ExpireOptions, Expired, expire_snapshots};
 use super::manifests::{RewrittenManifests, rewrite_manifests};
 use super::number;
+use super::retention::{MAX_SNAPSHOT_AGE, MAX_SNAPSHOT_AGE_DEFAULT_MS};
 use crate::commit::CommitOptions;
 use crate::dml::Write;
 use crate::exec::{LocalExecutor, QueryExecutor};
@@ -33,11 +37,14 @@ use crate::write::TARGET_FILE_SIZE;
 const ENABLED: &str = "chainalytics.maintenance.enabled";
 const EVERY_COMMITS: &str = "chainalytics.maintenance.every-commits";
 const MIN_INPUT_FILES: &str = "chainalytics.maintenance.min-input-files";
+pub(super) const MAX_SNAPSHOTS: &str = "chainalytics.maintenance.max-snapshots";
 const MIN_FILE_SIZE: &str = "chainalytics.maintenance.min-file-size-bytes";
 
 /// Large enough to read well, and reached within a few rounds.
 const MIN_FILE_SIZE_DEFAULT: u64 = 32 << 20;
 const EVERY_COMMITS_DEFAULT: i64 = 20;
+/// A day of commits every 30 s, and a few MB of metadata.
+const MAX_SNAPSHOTS_DEFAULT: i64 = 3_000;
 /// Manifests above which they are joined; the merging of appends keeps them below where it is on.
 const MANIFESTS_MAX: usize = 200;
 
@@ -90,10 +97,19 @@ pub async fn maintain(write: &Write<'_>, ident: &TableIdent) -> Result<Maintaine
     {
         done.manifests = joined;
     }
-    if let Some(expired) = unless_lost(expire_snapshots(lakehouse, ident, &ExpireOptions::default()).await)? {
+    if let Some(expired) = unless_lost(expire_snapshots(lakehouse, ident, &expiry(&table, Utc::now().timestamp_millis())?).await)? {
         done.expired = expired;
     }
     Ok(done)
+}
+
+/// By the table's own rules, or earlier where there are too many snapshots.
+pub(super) fn expiry(table: &Table, now_ms: i64) -> Result<ExpireOptions> {
+    let most = number(table.properties(), MAX_SNAPSHOTS)?.unwrap_or(MAX_SNAPSHOTS_DEFAULT).max(1);
+    let age_ms = number(table.properties(), MAX_SNAPSHOT_AGE)?.unwrap_or(MAX_SNAPSHOT_AGE_DEFAULT_MS);
+    let oldest_kept = table.ancestors().nth(usize::try_from(most - 1).unwrap_or(usize::MAX));
+    let older_than_ms = oldest_kept.map(|snapshot| snapshot.timestamp_ms()).filter(|at_ms| *at_ms > now_ms.saturating_sub(age_ms));
+    Ok(ExpireOptions { older_than_ms, ..ExpireOptions::default() })
 }
 
 /// Files below it are worth rewriting; never above what a compaction by hand would take for small.

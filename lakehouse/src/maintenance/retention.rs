@@ -13,13 +13,13 @@ use crate::err;
 use crate::table::{MAIN_BRANCH, Table, references};
 
 /// Property: age after which snapshots may expire, milliseconds (default 5 days).
-const MAX_SNAPSHOT_AGE: &str = "history.expire.max-snapshot-age-ms";
+pub(super) const MAX_SNAPSHOT_AGE: &str = "history.expire.max-snapshot-age-ms";
 /// Property: snapshots that every branch keeps whatever their age (default 1).
 const MIN_SNAPSHOTS: &str = "history.expire.min-snapshots-to-keep";
 /// Property: age after which branches and tags expire, milliseconds (default: never).
 const MAX_REF_AGE: &str = "history.expire.max-ref-age-ms";
 
-const MAX_SNAPSHOT_AGE_DEFAULT_MS: i64 = 5 * 24 * 60 * 60 * 1000;
+pub(super) const MAX_SNAPSHOT_AGE_DEFAULT_MS: i64 = 5 * 24 * 60 * 60 * 1000;
 
 /// What expiry takes away.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use chainalytics_common::ErrorCode;
 
+use super::auto::{MAX_SNAPSHOTS, expiry};
 use super::*;
 use crate::catalog::CreateTable;
 use crate::commit::carry::{END_OFFSETS_PROPERTY, OFFSETS_KEY};
@@ -106,4 +107,25 @@ async fn a_streams_progress_moves_with_the_main_branch() {
     assert_eq!(live_files(&now).await.len(), 2);
     let leftover = remove_orphan_files(&lake, table.ident(), &everything_old()).await.unwrap();
     assert_eq!(leftover, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_number_of_snapshots_is_bounded() {
+    let lake = TestLakehouse::open().await;
+    let table = create(&lake).await;
+    let change = TableChange::metadata(table.ident().clone()).set_property(MAX_SNAPSHOTS, "3");
+    Transaction::new(&lake).add(change).commit(CommitOptions::default()).await.unwrap();
+    for n in 0..5 {
+        append(&lake, &table, n, n + 1).await;
+    }
+    let now_ms = chrono::Utc::now().timestamp_millis();
+    let options = expiry(&load(&lake, &table).await, now_ms).unwrap();
+    assert!(options.older_than_ms.is_some(), "young snapshots beyond the number expire");
+    let expired = expire_snapshots(&lake, table.ident(), &options).await.unwrap();
+    // Those made in the same millisecond as the oldest that is kept stay with it.
+    let left = load(&lake, &table).await.snapshots().len();
+    assert_eq!(expired.snapshots as usize + left, 5);
+    assert!((3..5).contains(&left), "{left}");
+    let options = expiry(&load(&lake, &table).await, now_ms + 100 * DAY_MS).unwrap();
+    assert_eq!(options.older_than_ms, None, "age alone decides where it asks for more");
 }
