@@ -22,6 +22,12 @@ UNSUPPORTED = (
 )
 
 
+def of_version_1(table, error):
+    """DuckDB wants sequence numbers in the manifest lists of an upgraded table, also in those from before; the spec has readers take 0."""
+    snapshot = table.current_snapshot()
+    return "'sequence_number' is NULL" in str(error) and table.metadata.format_version > 1 and not (snapshot and snapshot.sequence_number)
+
+
 def main():
     binary, directories = sys.argv[1], sys.argv[2:]
     report = {"pyiceberg": 0, "duckdb": 0, "not_readable": {}}
@@ -46,7 +52,7 @@ def main():
                     columns = [f.name for f in fields if comparable(str(f.field_type))]
                     theirs = table.scan().to_arrow().to_pylist()
                 except Exception as error:
-                    if not any(word in str(error).lower() for word in UNSUPPORTED):
+                    if not any(word in str(error).lower() for word in UNSUPPORTED) and not of_version_1(table, error):
                         raise SystemExit(f"{where}: PyIceberg: {type(error).__name__}: {error}")
                     report["not_readable"][where] = f"PyIceberg: {str(error)[:160]}"
                     continue
@@ -69,7 +75,7 @@ def main():
                     names = [d[0] for d in result.description]
                     seen = [dict(zip(names, row)) for row in result.fetchall()]
                 except Exception as error:
-                    if not any(word in str(error).lower() for word in UNSUPPORTED):
+                    if not any(word in str(error).lower() for word in UNSUPPORTED) and not of_version_1(table, error):
                         raise SystemExit(f"{where}: DuckDB: {type(error).__name__}: {error}")
                     report["not_readable"][where] = f"DuckDB: {str(error)[:160]}"
                     continue
