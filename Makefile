@@ -62,7 +62,7 @@ exactly-once: build
 interop-spark: build
 	@scripts/setup.sh --tests
 	@scripts/parts/spark.sh install
-	$(TEST_ENV) $$(scripts/parts/spark.sh env) cargo test --release --workspace --locked --test sql --test spark -- --nocapture
+	env $(TEST_ENV) $$(scripts/parts/spark.sh env) cargo test --release --workspace --locked --test sql --test spark -- --nocapture
 
 unit: build
 	cargo test --release --workspace --locked --lib --bins
@@ -83,11 +83,11 @@ bench-lakehouse: build
 
 bench-streaming-spark: build
 	@scripts/parts/kafka.sh install && scripts/parts/registry.sh install && scripts/parts/spark.sh install
-	$$(scripts/parts/spark.sh env) $(BENCH) streaming-spark --records $(or $(RECORDS),2000000) --rounds $(or $(ROUNDS),2) $(BENCH_ARGS)
+	env $$(scripts/parts/spark.sh env) $(BENCH) streaming-spark --records $(or $(RECORDS),2000000) --rounds $(or $(ROUNDS),2) $(BENCH_ARGS)
 
 bench-lakehouse-spark: build
 	@scripts/parts/spark.sh install
-	$$(scripts/parts/spark.sh env) $(BENCH) lakehouse-spark --scale $(or $(SCALE),1) --rounds $(or $(ROUNDS),1) $(BENCH_ARGS)
+	env $$(scripts/parts/spark.sh env) $(BENCH) lakehouse-spark --scale $(or $(SCALE),1) --rounds $(or $(ROUNDS),1) $(BENCH_ARGS)
 
 bench-freshness: build
 	@scripts/parts/kafka.sh install
