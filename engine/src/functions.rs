@@ -20,6 +20,8 @@ use datafusion::functions_window::all_default_window_functions;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 use datafusion_spark::SessionStateBuilderSpark;
 
+use crate::date_part::{ExtractPlanner, date_part};
+
 /// DataFusion's functions whose name a Spark function took.
 struct Shadowed {
     scalar: HashMap<String, Arc<ScalarUDF>>,
@@ -54,18 +56,22 @@ static SHADOWED: LazyLock<Shadowed> = LazyLock::new(|| {
 /// Call it after `with_default_features`.
 #[must_use]
 pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
-    builder
+    let mut builder = builder
         .with_scalar_functions(scalar_functions())
         .with_aggregate_functions(ballista_aggregate_functions())
         .with_window_functions(ballista_window_functions())
         .with_higher_order_functions(all_default_higher_order_functions())
-        .with_spark_features()
+        .with_spark_features();
+    builder.scalar_functions().get_or_insert_default().push(date_part());
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(ExtractPlanner));
+    builder
 }
 
 /// Ballista's scalar functions, and Iceberg's transforms, by which rows are distributed.
 fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     let mut all = ballista_scalar_functions();
     all.push(chainalytics_lakehouse::write::transform_function());
+    all.push(date_part());
     all
 }
 

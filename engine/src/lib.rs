@@ -5,6 +5,7 @@
 //! with [`Engine::local_state`].
 
 pub mod codec;
+mod date_part;
 pub mod functions;
 pub mod memtable;
 pub mod options;

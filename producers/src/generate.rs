@@ -58,7 +58,7 @@ pub fn generate(topic: Topic, options: &ProduceOptions) -> Result<impl Iterator<
     }))
 }
 
-/// Now, truncated to the second: the base time of runs that don't set one.
+/// Now, truncated to the second: the base time of runs that set neither one nor a rate.
 pub fn default_base_time_us() -> i64 {
     Utc::now().timestamp() * SECOND_US
 }

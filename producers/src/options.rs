@@ -116,7 +116,8 @@ pub struct ProduceOptions {
     /// Same seed, base time and options: same records.
     pub seed: u64,
     /// Microseconds since the epoch. Without a rate the records' ingestion times fill the [`ProduceOptions::span`] that
-    /// ends here; with a rate they start here and go on at that rate. `None`: now, truncated to the second.
+    /// ends here; with a rate they start here and go on at that rate. `None`: now, truncated to
+    /// the second; with a rate the very moment at which sending begins.
     pub base_time_us: Option<i64>,
     /// The time that records sent at full speed are spread over, following the daily rhythm.
     pub span: Duration,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -73,8 +74,6 @@ pub async fn produce_to(
 ) -> Result<ProduceReport> {
     options.validate()?;
     let format = options.format.resolve(target.registry.is_some());
-    let base_time_us = options.base_time_us.unwrap_or_else(default_base_time_us);
-    let options = ProduceOptions { base_time_us: Some(base_time_us), ..options.clone() };
     let mut topics = Vec::new();
     for topic in &options.topics {
         if !topics.contains(topic) {
@@ -94,6 +93,9 @@ pub async fn produce_to(
             *id = registry.register(*topic, format).await?;
         }
     }
+    // Records that are sent as they happen carry the moment at which they are sent, not one before the topics were made.
+    let base_time_us = options.base_time_us.unwrap_or_else(|| if options.rate.is_some() { Utc::now().timestamp_micros() } else { default_base_time_us() });
+    let options = ProduceOptions { base_time_us: Some(base_time_us), ..options.clone() };
     let started = Instant::now();
     // senders end by this token too, when one of them cannot go on
     let stop = cancel.child_token();

@@ -48,7 +48,7 @@ impl KafkaOptions {
             properties: BTreeMap::new(),
             request_timeout_ms: 10_000,
             stall_timeout_ms: 60_000,
-            queue_kilobytes: 8 * 1024,
+            queue_kilobytes: 4 * 1024,
         }
     }
 
@@ -119,8 +119,8 @@ impl KafkaOptions {
             .set("check.crcs", "false")
             .set("queued.max.messages.kbytes", self.queue_kilobytes.to_string());
         // A fetched batch is held unpacked, with some hundred bytes of bookkeeping per record, until its last record was
-        // taken: small fetches and a short queue keep a reader below 40 MB and cost no throughput.
-        let read_ahead = rows.clamp(1_000, 20_000).to_string();
+        // taken: small fetches and a short queue keep a reader below 20 MB and cost no throughput.
+        let read_ahead = rows.clamp(1_000, 10_000).to_string();
         for (name, value) in [
             ("fetch.wait.max.ms", "100"),
             ("fetch.error.backoff.ms", "100"),

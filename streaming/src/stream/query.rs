@@ -75,6 +75,7 @@ impl StreamingQuery {
         let (name, run_id) = (self.runner.spec().name.clone(), self.runner.spec().run_id.clone());
         listener.on_started(&name, &run_id);
         let outcome = self.run_until_done(exec, trigger, cancel, listener).await;
+        self.runner.group_told().await;
         let failure = outcome.as_ref().err().filter(|error| !(cancel.is_cancelled() && err::is_cancelled(error)));
         listener.on_terminated(&name, &run_id, failure);
         match outcome {

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use chrono::{DateTime, Utc};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use chainalytics_common::{Error, Result};
@@ -27,7 +28,7 @@ use crate::exec::{IngestSpec, KafkaToIcebergExec, NewerSchema, TaskReport, Topic
 use crate::kafka::{GroupCommitter, KafkaMetadata};
 
 /// Encoded bytes that all writers of one task may buffer together.
-const WRITE_BUFFER_BYTES: u64 = 64 * 1024 * 1024;
+const WRITE_BUFFER_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Outcome of one look for work.
 pub(super) enum Outcome {
@@ -67,6 +68,8 @@ pub(super) struct BatchRunner {
     last_start: Option<Instant>,
     /// Whether brokers and catalog have answered once.
     seen_everything: bool,
+    /// The consumer group being told of the last batch: one task at most, which ends with the runner.
+    telling: JoinSet<()>,
 }
 
 impl BatchRunner {
@@ -93,6 +96,7 @@ impl BatchRunner {
             first_offsets: BTreeMap::new(),
             last_start: None,
             seen_everything: false,
+            telling: JoinSet::new(),
         })
     }
 
@@ -316,10 +320,18 @@ impl BatchRunner {
         }
     }
 
-    async fn tell_group(&self, plan: &BatchPlan) {
-        if let Some(group) = &self.group {
-            group.commit(plan.topics.iter().map(|topic| (topic.topic.clone(), topic.ends())).collect()).await;
+    /// Tells the consumer group beside the next batch, which need not wait for the coordinator's answer.
+    async fn tell_group(&mut self, plan: &BatchPlan) {
+        self.group_told().await;
+        if let Some(group) = self.group.clone() {
+            let ends = plan.topics.iter().map(|topic| (topic.topic.clone(), topic.ends())).collect();
+            self.telling.spawn(async move { group.commit(ends).await });
         }
+    }
+
+    /// Waits until the consumer group was told of the last batch, or that was given up.
+    pub(super) async fn group_told(&mut self) {
+        while self.telling.join_next().await.is_some() {}
     }
 
     /// Remembers how large the records are, how fast they went, and how late it is by them.
