@@ -14,12 +14,13 @@ use serde::de::DeserializeOwned;
 use crate::err;
 use crate::maintenance::{ZORDER_FUNCTION, zorder_function};
 use crate::scan::read::ReadSpec;
-use crate::scan::{IcebergReadExec, IcebergTableProvider};
-use crate::store::StoreRegistry;
+use crate::scan::{IcebergReadExec, IcebergTableProvider, LentCredentialsExec};
+use crate::store::{LentCredentials, StoreRegistry};
 use crate::write::{IcebergWriteExec, IcebergWriteNode, WriteSpec};
 
 const PHYSICAL_WRITE: &[u8] = b"lakehouse:1:pw:";
 const PHYSICAL_READ: &[u8] = b"lakehouse:1:pr:";
+const PHYSICAL_LENT: &[u8] = b"lakehouse:1:pl:";
 const LOGICAL_WRITE: &[u8] = b"lakehouse:1:lw:";
 const TABLE: &[u8] = b"lakehouse:1:tp:";
 
@@ -27,6 +28,9 @@ const TABLE: &[u8] = b"lakehouse:1:tp:";
 pub fn try_encode_physical(plan: &Arc<dyn ExecutionPlan>) -> Option<Result<Vec<u8>>> {
     if let Some(read) = plan.downcast_ref::<IcebergReadExec>() {
         return Some(encode(PHYSICAL_READ, &read.to_wire()));
+    }
+    if let Some(lent) = plan.downcast_ref::<LentCredentialsExec>() {
+        return Some(encode(PHYSICAL_LENT, &lent.credentials()));
     }
     let write = plan.downcast_ref::<IcebergWriteExec>()?;
     Some(encode(PHYSICAL_WRITE, write.spec()))
@@ -38,6 +42,12 @@ pub fn try_decode_physical(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>], stor
         return Some(decode::<ReadSpec>(body).and_then(|spec| match inputs {
             [input] => Ok(Arc::new(IcebergReadExec::try_new(Arc::clone(input), Arc::new(spec), Arc::clone(store))?) as _),
             _ => Err(err::internal("IcebergReadExec has exactly one input")),
+        }));
+    }
+    if let Some(body) = bytes.strip_prefix(PHYSICAL_LENT) {
+        return Some(decode::<Vec<LentCredentials>>(body).and_then(|credentials| match inputs {
+            [input] => Ok(Arc::new(LentCredentialsExec::try_new(Arc::clone(input), credentials.into(), Arc::clone(store))?) as _),
+            _ => Err(err::internal("LentCredentialsExec has exactly one input")),
         }));
     }
     let body = bytes.strip_prefix(PHYSICAL_WRITE)?;

@@ -28,7 +28,7 @@ use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
 use crate::scan::deletes::{DeleteContent, DeleteIndex};
 use crate::scan::files::{PlannedFiles, ScanFile};
-use crate::scan::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN, SnapshotSelector};
+use crate::scan::{FILE_COLUMN, IcebergTableProvider, POSITION_COLUMN, SnapshotSelector, with_lent};
 use crate::table::Table;
 use crate::write::{DELETE, DataFileInfo, DeltaTarget, IcebergWriteExec, OPERATION_COLUMN, RowDelta, WriteSpec, partition_json};
 
@@ -232,7 +232,7 @@ fn read_positions(table: &Table, files: &[&ScanFile], live: Vec<String>) -> data
     let url = url.ok_or_else(|| err::internal("no delete files"))?;
     let source = Arc::new(ParquetSource::new(schema));
     let config = FileScanConfigBuilder::new(url, source).with_file_group(FileGroup::new(group)).build();
-    let scan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config);
+    let scan = with_lent(DataSourceExec::from_data_source(config), table.lent_prefixes(), table.store())?;
     let columns = scan.schema();
     let path = col(DELETE_PATH, &columns)?;
     let live: Vec<Arc<dyn PhysicalExpr>> = live.into_iter().map(|path| lit(ScalarValue::Utf8(Some(path)))).collect();

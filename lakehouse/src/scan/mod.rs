@@ -10,6 +10,7 @@ mod evolution;
 pub(crate) mod files;
 mod groups;
 mod judge;
+mod lent;
 mod metadata_columns;
 mod provider;
 mod pruning;
@@ -20,6 +21,7 @@ pub(crate) mod values;
 
 pub use changes::{Incremental, SnapshotRange};
 pub(crate) use judge::is_total;
+pub(crate) use lent::{LentCredentialsExec, with_lent};
 pub use metadata_columns::{FILE_COLUMN, LAST_UPDATED_COLUMN, MetadataColumn, POSITION_COLUMN, ROW_ID_COLUMN};
 pub use provider::{IcebergTableProvider, ScanOptions};
 pub(crate) use provider::{is_plain, plain_type};

@@ -28,12 +28,13 @@ use super::deletes::{DeleteIndex, DeleteRef, equality_ids, field_by_id};
 use super::evolution::{folder_values, has_defaults, has_folder_values, name_mapping, names_are_stable, nested_types_changed};
 use super::files::{PlannedFiles, ScanFile, plan_files, prune};
 use super::groups::{FileShape, balance};
+use super::lent::with_lent;
 use super::metadata_columns::MetadataColumn;
 use super::pruning::{FileStatistics, ScanColumns};
 use super::read::{IcebergReadExec, Output, ReadSpec, ReadUnit, unit_source};
 use super::selector::SnapshotSelector;
 use crate::ident::TableIdent;
-use crate::store::StoreRegistry;
+use crate::store::{LentCredentials, StoreRegistry};
 use crate::table::{Table, arrow_schema};
 
 /// How a provider reads its table.
@@ -62,6 +63,8 @@ pub struct IcebergTableProvider {
     schema: SchemaRef,
     options: ScanOptions,
     metadata: OnceCell<Arc<TableMetadata>>,
+    /// URIs below which the catalog lent credentials.
+    lent: Arc<[String]>,
 }
 
 /// The wire form of a provider in a logical plan.
@@ -73,6 +76,9 @@ struct Wire {
     schema: Schema,
     #[serde(default)]
     options: ScanOptions,
+    /// What who plans further needs to read the table's metadata and data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lent: Vec<LentCredentials>,
 }
 
 impl IcebergTableProvider {
@@ -97,7 +103,7 @@ impl IcebergTableProvider {
         };
         let provider =
             Self::from_parts(table.ident().clone(), Arc::clone(table.store()), table.metadata_location().to_owned(), snapshot_id, schema, options)?;
-        Ok(Self { metadata: OnceCell::new_with(Some(metadata)), ..provider })
+        Ok(Self { metadata: OnceCell::new_with(Some(metadata)), lent: Arc::clone(table.lent_prefixes()), ..provider })
     }
 
     /// What happened between two snapshots of the table, in its current schema. An end that is left open is the head of
@@ -156,6 +162,7 @@ impl IcebergTableProvider {
             schema: Arc::new(ArrowSchema::new(fields)),
             options,
             metadata: OnceCell::new(),
+            lent: Arc::default(),
         })
     }
 
@@ -171,7 +178,7 @@ impl IcebergTableProvider {
         let options = ScanOptions { metadata_columns: columns, ..self.options.clone() };
         let (store, location, schema) = (Arc::clone(&self.store), self.metadata_location.clone(), Arc::clone(&self.iceberg_schema));
         let provider = Self::from_parts(self.ident.clone(), store, location, self.snapshot_id, schema, options)?;
-        Ok(Self { metadata: self.metadata.clone(), ..provider })
+        Ok(Self { metadata: self.metadata.clone(), lent: Arc::clone(&self.lent), ..provider })
     }
 
     pub fn ident(&self) -> &TableIdent {
@@ -195,6 +202,7 @@ impl IcebergTableProvider {
             snapshot_id: self.snapshot_id,
             schema: self.iceberg_schema.as_ref().clone(),
             options: self.options.clone(),
+            lent: self.store.lent_at(&self.lent)?,
         })
         .map_err(|e| Error::new(ErrorCode::Internal, format!("cannot encode table {}: {e}", self.ident)))
     }
@@ -203,7 +211,12 @@ impl IcebergTableProvider {
     pub fn from_bytes(bytes: &[u8], store: Arc<StoreRegistry>) -> Result<Self> {
         let wire: Wire =
             serde_json::from_slice(bytes).map_err(|e| Error::new(ErrorCode::Internal, format!("cannot decode a table of a plan: {e}")))?;
-        Self::from_parts(wire.ident, store, wire.metadata_location, wire.snapshot_id, Arc::new(wire.schema), wire.options)
+        for credentials in &wire.lent {
+            store.lend(credentials)?;
+        }
+        let lent = wire.lent.iter().map(|credentials| credentials.prefix().to_owned()).collect();
+        let provider = Self::from_parts(wire.ident, store, wire.metadata_location, wire.snapshot_id, Arc::new(wire.schema), wire.options)?;
+        Ok(Self { lent, ..provider })
     }
 
     async fn metadata(&self) -> Result<&Arc<TableMetadata>> {
@@ -558,7 +571,8 @@ impl TableProvider for IcebergTableProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        self.scan_plan(state, projection, filters, limit).await.map_err(external)
+        let plan = self.scan_plan(state, projection, filters, limit).await.map_err(external)?;
+        with_lent(plan, &self.lent, &self.store).map_err(external)
     }
 }
 

@@ -47,24 +47,9 @@ struct S3Options {
 }
 
 impl S3Options {
-    /// These with what a catalog lends in place of our own.
-    fn lent(&self, config: &HashMap<String, String>) -> Self {
-        let text = |key: &str| config.get(key).filter(|value| !value.is_empty()).cloned();
-        let endpoint = text("s3.endpoint").or_else(|| self.endpoint.clone());
-        Self {
-            allow_http: endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")),
-            endpoint,
-            region: text("s3.region").or_else(|| text("client.region")).or_else(|| self.region.clone()),
-            access_key_id: text("s3.access-key-id"),
-            secret_access_key: text("s3.secret-access-key"),
-            session_token: text("s3.session-token"),
-            path_style: text("s3.path-style-access").map_or(self.path_style, |value| value == "true"),
-        }
-    }
-
-    fn store(&self, bucket: &str) -> Result<object_store::aws::AmazonS3> {
-        let mut builder =
-            AmazonS3Builder::from_env().with_bucket_name(bucket).with_virtual_hosted_style_request(!self.path_style).with_allow_http(self.allow_http);
+    /// A store of `base` with what these say.
+    fn store(&self, base: AmazonS3Builder, bucket: &str) -> Result<object_store::aws::AmazonS3> {
+        let mut builder = base.with_bucket_name(bucket).with_virtual_hosted_style_request(!self.path_style).with_allow_http(self.allow_http);
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
@@ -151,7 +136,7 @@ impl StoreRegistry {
         }
         let store: Arc<dyn ObjectStore> = match scheme {
             "file" => Arc::new(described::LocalFiles(LocalFileSystem::new())),
-            "s3" | "s3a" | "s3n" => Arc::new(Bucket { own: Arc::new(self.s3.store(bucket)?), lent: self.lent_stores(key) }),
+            "s3" | "s3a" | "s3n" => Arc::new(Bucket { own: Arc::new(self.s3.store(AmazonS3Builder::from_env(), bucket)?), lent: self.lent_stores(key) }),
             other => return Err(err::unsupported(format!("no object store for scheme '{other}'"))),
         };
         Ok(Arc::clone(self.stores.write().entry(key.to_owned()).or_insert(store)))

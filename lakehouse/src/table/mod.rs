@@ -28,6 +28,10 @@ pub struct Table {
     store: Arc<StoreRegistry>,
     /// `None` for the main branch.
     branch: Option<String>,
+    /// URIs below which the catalog lent credentials.
+    lent: Arc<[String]>,
+    /// When the first of them end, milliseconds since 1970.
+    lent_until_ms: Option<i64>,
 }
 
 /// A field of the table's partition spec.
@@ -45,7 +49,22 @@ impl Table {
     /// Wraps metadata that was read from (or just committed to) `metadata_location`.
     pub(crate) fn new(ident: TableIdent, metadata_location: String, metadata: Arc<TableMetadata>, store: Arc<StoreRegistry>) -> Result<Self> {
         let arrow_schema = Arc::new(arrow_schema::to_arrow(metadata.current_schema())?);
-        Ok(Self { ident, metadata_location, metadata, arrow_schema, store, branch: None })
+        Ok(Self { ident, metadata_location, metadata, arrow_schema, store, branch: None, lent: Arc::default(), lent_until_ms: None })
+    }
+
+    /// The same table, with where the catalog lent credentials for its files and until when.
+    pub(crate) fn lent(self, prefixes: Vec<String>, until_ms: Option<i64>) -> Self {
+        Self { lent: prefixes.into(), lent_until_ms: until_ms, ..self }
+    }
+
+    /// URIs below which the catalog lent credentials.
+    pub(crate) fn lent_prefixes(&self) -> &Arc<[String]> {
+        &self.lent
+    }
+
+    /// When the first lent credentials end, milliseconds since 1970.
+    pub(crate) fn lent_until_ms(&self) -> Option<i64> {
+        self.lent_until_ms
     }
 
     /// Reads a table from its metadata file, without a catalog.
@@ -131,7 +150,8 @@ impl Table {
     /// The table as it would be after changes of its definition that are not committed yet.
     pub fn redefined(&self, edits: &[crate::commit::TableEdit]) -> Result<Self> {
         let metadata = crate::commit::redefined(&self.metadata, edits)?;
-        Self::new(self.ident.clone(), self.metadata_location.clone(), metadata, Arc::clone(&self.store))
+        let table = Self::new(self.ident.clone(), self.metadata_location.clone(), metadata, Arc::clone(&self.store))?;
+        Ok(Self { lent: Arc::clone(&self.lent), lent_until_ms: self.lent_until_ms, ..table })
     }
 
     /// The metadata itself, for the modules of this crate.

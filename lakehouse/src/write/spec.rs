@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::delta::RowDelta;
 use crate::err;
 use crate::scan::MetadataColumn;
+use crate::store::LentCredentials;
 use crate::table::{Table, arrow_schema};
 
 const MIB: u64 = 1024 * 1024;
@@ -75,6 +76,9 @@ pub struct WriteSpec {
     /// The rows change others rather than only come.
     #[serde(default)]
     pub row_delta: Option<RowDelta>,
+    /// Credentials that the catalog lent for the table's files, as of planning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) lent: Vec<LentCredentials>,
 }
 
 impl WriteSpec {
@@ -108,6 +112,7 @@ impl WriteSpec {
                 .collect(),
             sort: Vec::new(),
             row_delta: None,
+            lent: table.store().lent_at(table.lent_prefixes())?,
         })
     }
 

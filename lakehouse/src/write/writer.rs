@@ -66,6 +66,9 @@ impl DataFileWriter {
     /// # Errors
     /// `InvalidArgument` for an unknown codec; `Internal` if the spec does not parse.
     pub fn new(spec: WriteSpec, store: Arc<StoreRegistry>) -> Result<Self> {
+        for credentials in &spec.lent {
+            store.lend(credentials)?;
+        }
         let schema = Arc::new(spec.iceberg_schema()?);
         let arrow_schema = spec.arrow_schema()?;
         let partition_spec = spec.partition_spec()?;

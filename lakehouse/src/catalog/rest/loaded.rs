@@ -20,6 +20,7 @@ pub(super) struct Known {
     pub tag: String,
     pub table: Table,
     since: Instant,
+    life: Duration,
 }
 
 #[derive(Default)]
@@ -30,7 +31,7 @@ pub(super) struct Loaded {
 impl Loaded {
     /// The version that may be asked about.
     pub fn known(&self, ident: &TableIdent) -> Option<Known> {
-        self.tables.lock().get(ident).filter(|known| known.since.elapsed() < LIFE).cloned()
+        self.tables.lock().get(ident).filter(|known| known.since.elapsed() < known.life).cloned()
     }
 
     /// Remembers a version, if the server gave it a tag.
@@ -45,6 +46,12 @@ impl Loaded {
         {
             tables.remove(&oldest);
         }
-        tables.insert(ident.clone(), Known { tag, table: table.clone(), since: Instant::now() });
+        tables.insert(ident.clone(), Known { tag, table: table.clone(), since: Instant::now(), life: life(table) });
     }
+}
+
+/// Tasks take credentials along as they are when a query is planned: half of their time must be left then.
+fn life(table: &Table) -> Duration {
+    let left = table.lent_until_ms().map(|until| until - chrono::Utc::now().timestamp_millis());
+    left.map_or(LIFE, |ms| LIFE.min(Duration::from_millis(u64::try_from(ms / 2).unwrap_or(0))))
 }

@@ -212,18 +212,23 @@ fn table(ident: &TableIdent, body: TableBody, store: &Arc<StoreRegistry>) -> Res
     let location = body.metadata_location.ok_or_else(|| err::metadata(format!("the REST catalog names no metadata file of table {ident}")))?;
     let metadata = Arc::new(body.metadata);
     let of_prefix = body.storage_credentials.unwrap_or_default().into_iter();
-    let mut lent: Vec<LentCredentials> =
-        of_prefix.map(|credential| LentCredentials { prefix: credential.prefix, config: credential.config }).collect();
+    let mut lent: Vec<LentCredentials> = of_prefix.map(|credential| LentCredentials::new(credential.prefix, credential.config)).collect();
     if lent.is_empty()
         && let Some(config) = body.config
     {
-        lent.push(LentCredentials { prefix: metadata.location().to_owned(), config });
+        // They hold wherever the table says that its files are.
+        let elsewhere = ["write.data.path", "write.metadata.path"].iter().filter_map(|key| metadata.properties().get(*key));
+        let places = std::iter::once(metadata.location()).chain(elsewhere.map(String::as_str));
+        lent.extend(places.map(|place| LentCredentials::new(place.to_owned(), config.clone())));
     }
-    for credentials in lent {
+    lent.retain(LentCredentials::is_some);
+    for credentials in &lent {
         store.lend(credentials)?;
     }
     store.metadata_cache().put_metadata(&location, Arc::clone(&metadata));
-    Table::new(ident.clone(), location, metadata, Arc::clone(store))
+    let expires_ms = lent.iter().filter_map(LentCredentials::expires_ms).min();
+    let prefixes = lent.into_iter().map(|credentials| credentials.prefix().to_owned()).collect();
+    Ok(Table::new(ident.clone(), location, metadata, Arc::clone(store))?.lent(prefixes, expires_ms))
 }
 
 fn ident_body(ident: &TableIdent) -> IdentBody {

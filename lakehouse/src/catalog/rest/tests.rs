@@ -258,3 +258,77 @@ async fn views_are_created_replaced_and_found() {
     assert!(catalog.drop_view(&ident).await.unwrap());
     assert!(catalog.find_view(&ident).await.unwrap().is_none());
 }
+
+/// A table on S3 whose server lends `secret`, as `config` of the table or by prefix.
+async fn lending_server(by_prefix: bool) -> Server {
+    Server::start(move |request| match request.line.split(' ').nth(1).unwrap() {
+        "/v1/config" => (200, String::new(), json!({"defaults": {}, "overrides": {}})),
+        _ => {
+            let mut metadata = metadata();
+            metadata["location"] = json!("s3://bucket/ns/t");
+            metadata["properties"] = json!({"write.data.path": "s3://elsewhere/t"});
+            let lent = json!({"s3.access-key-id": "lent-key", "s3.secret-access-key": "lent-secret", "s3.session-token": "lent-token", "token": "of-catalog"});
+            let mut body = json!({"metadata-location": "s3://bucket/ns/t/metadata/1.json", "metadata": metadata});
+            match by_prefix {
+                true => body["storage-credentials"] = json!([{"prefix": "s3://bucket/ns", "config": lent}, {"prefix": "s3://elsewhere", "config": lent}]),
+                false => body["config"] = lent,
+            }
+            (200, String::new(), body)
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_lent_travels_with_plans_and_is_never_shown() {
+    use datafusion::physical_plan::{ExecutionPlan, displayable};
+
+    use crate::codec;
+    use crate::scan::{IcebergTableProvider, LentCredentialsExec, SnapshotSelector, with_lent};
+    use crate::write::{IcebergWriteExec, IcebergWriteNode, WriteSpec};
+
+    for by_prefix in [false, true] {
+        let server = lending_server(by_prefix).await;
+        let here = StoreRegistry::local();
+        let table = server.open("").await.unwrap().find_table(&TableIdent::new("ns", "t"), &here).await.unwrap().unwrap();
+        let prefixes = if by_prefix { ["s3://bucket/ns", "s3://elsewhere"] } else { ["s3://bucket/ns/t", "s3://elsewhere/t"] };
+        assert_eq!(**table.lent_prefixes(), prefixes.map(str::to_owned));
+        let knows = |store: &Arc<StoreRegistry>| store.lent_at(table.lent_prefixes()).unwrap().len();
+        let mut shown = vec![format!("{table:?}"), format!("{here:?}")];
+
+        // Planned by another process: it can read the table, and so can who runs its plan.
+        let provider = IcebergTableProvider::try_new(&table, &SnapshotSelector::Current).unwrap();
+        let bytes = provider.to_bytes().unwrap();
+        assert!(String::from_utf8_lossy(&bytes).contains("lent-secret"));
+        assert!(!String::from_utf8_lossy(&bytes).contains("of-catalog"));
+        let there = StoreRegistry::local();
+        let decoded = IcebergTableProvider::from_bytes(&bytes, Arc::clone(&there)).unwrap();
+        assert_eq!(knows(&there), 2);
+        assert_eq!(decoded.to_bytes().unwrap(), bytes);
+        shown.push(format!("{provider:?}"));
+
+        let source = crate::scan::read::unit_source(&[Vec::new()]).unwrap();
+        let scan = with_lent(Arc::clone(&source), table.lent_prefixes(), &here).unwrap();
+        assert!(scan.is::<LentCredentialsExec>());
+        let spec = WriteSpec::from_table(&table).unwrap();
+        let write: Arc<dyn ExecutionPlan> = Arc::new(IcebergWriteExec::new(Arc::clone(&scan), spec.clone(), Arc::clone(&here)));
+        shown.extend([format!("{spec:?}"), format!("{write:?}"), displayable(write.as_ref()).indent(true).to_string()]);
+        let node = IcebergWriteNode::try_new(datafusion::logical_expr::LogicalPlanBuilder::empty(false).build().unwrap(), spec.clone()).unwrap();
+        let logical = node.into_plan();
+        shown.extend([format!("{logical:?}"), logical.display_indent_schema().to_string()]);
+
+        let there = StoreRegistry::local();
+        let bytes = codec::try_encode_physical(&scan).unwrap().unwrap();
+        let again = codec::try_decode_physical(&bytes, std::slice::from_ref(&source), &there).unwrap().unwrap();
+        assert_eq!(codec::try_encode_physical(&again).unwrap().unwrap(), bytes);
+        assert_eq!(knows(&there), 2);
+        let there = StoreRegistry::local();
+        let bytes = codec::try_encode_physical(&write).unwrap().unwrap();
+        let again = codec::try_decode_physical(&bytes, std::slice::from_ref(&source), &there).unwrap().unwrap();
+        let _rows = again.execute(0, Arc::default()).unwrap();
+        assert_eq!(knows(&there), 2);
+        for text in shown {
+            assert!(!["lent-key", "lent-secret", "lent-token"].iter().any(|word| text.contains(word)), "{text}");
+        }
+    }
+}
