@@ -52,7 +52,11 @@ pub fn align(input: LogicalPlan, target: &SchemaRef, table: &str, matching: &Mat
         };
         let (qualifier, source) = input.schema().qualified_field(index);
         let column = Expr::Column(Column::new(qualifier.cloned(), source.name()));
-        let expr = fit_type(column, source.data_type(), field, table, casting)?;
+        let expr = match (source.data_type(), field.data_type()) {
+            // Writers take views as they are.
+            (DataType::Utf8View, DataType::Utf8) | (DataType::BinaryView, DataType::Binary) => column,
+            (from, _) => fit_type(column, from, field, table, casting)?,
+        };
         exprs.push(expr.alias(field.name()));
     }
     LogicalPlanBuilder::from(input).project(exprs).and_then(LogicalPlanBuilder::build).map_err(Error::from_datafusion)

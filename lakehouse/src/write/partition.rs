@@ -1,6 +1,5 @@
 //! Splits batches by partition value.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::types::{
@@ -9,9 +8,10 @@ use arrow::array::types::{
 };
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{nullif, take_record_batch};
-use arrow::datatypes::{DataType, Fields, SchemaRef};
-use arrow::row::{RowConverter, SortField};
-use chainalytics_common::Result;
+use arrow::datatypes::{DataType, Field as ArrowField, Fields, Schema as ArrowSchema, SchemaRef};
+use chainalytics_common::{Error, Result};
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use iceberg::spec::{Literal, PartitionSpec, PrimitiveLiteral, PrimitiveType, Schema, Struct, StructType, Transform, Type};
 use serde_json::Value;
 
@@ -19,8 +19,8 @@ use super::data_file::partition_json;
 use super::transform;
 use crate::err;
 
-/// Row-encoded partition value: equal bytes mean the same partition.
-pub(super) type Key = Box<[u8]>;
+/// A partition value's number among those of its splitter.
+pub(super) type Key = usize;
 
 /// Partition value of a file, in the forms that the writer needs.
 #[derive(Debug, Clone)]
@@ -38,13 +38,19 @@ struct Field {
     result: PrimitiveType,
 }
 
-/// Computes partition values of batches that have the table's schema.
+/// Computes partition values of batches that have the table's schema, and knows all that came so far.
 pub(super) struct Splitter {
     spec: PartitionSpec,
     schema: Arc<Schema>,
     partition_type: StructType,
     fields: Vec<Field>,
-    converter: Option<RowConverter>,
+    /// Numbers the values; made for the types of the first batch.
+    numbers: Option<Box<dyn GroupValues>>,
+    values: Vec<PartitionValue>,
+    /// Number of each row's value; kept for its memory.
+    row_keys: Vec<Key>,
+    /// Rows of each value in a batch; all zero between batches.
+    counts: Vec<u32>,
 }
 
 impl Splitter {
@@ -60,62 +66,97 @@ impl Splitter {
             };
             fields.push(Field { path, transform: field.transform, result: result.clone() });
         }
-        Ok(Self { spec, schema, partition_type, fields, converter: None })
+        let values = match fields.is_empty() {
+            true => vec![PartitionValue { json: Vec::new(), path: String::new() }],
+            false => Vec::new(),
+        };
+        Ok(Self { spec, schema, partition_type, fields, numbers: None, values, row_keys: Vec::new(), counts: Vec::new() })
     }
 
-    /// Parts of a batch by partition value, in order of first appearance. `known` says whether a key's value is
-    /// needed at all: it is computed only for new ones.
-    pub fn split(&mut self, batch: RecordBatch, known: impl Fn(&[u8]) -> bool) -> Result<Vec<(Key, Option<PartitionValue>, RecordBatch)>> {
+    /// The partition value of a key that [`Self::split`] gave.
+    pub fn value(&self, key: Key) -> Result<&PartitionValue> {
+        self.values.get(key).ok_or_else(|| err::internal("a partition key without its value"))
+    }
+
+    /// Parts of a batch by partition value, in order of first appearance.
+    pub fn split(&mut self, batch: RecordBatch) -> Result<Vec<(Key, RecordBatch)>> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
         if self.fields.is_empty() {
-            let value = (!known(&[])).then(|| PartitionValue { json: Vec::new(), path: String::new() });
-            return Ok(vec![(Key::default(), value, batch)]);
+            return Ok(vec![(0, batch)]);
         }
         let values: Vec<ArrayRef> =
             self.fields.iter().map(|field| transform::apply(field.transform, &column_at(&batch, &field.path)?)).collect::<Result<_>>()?;
-        let converter = match &mut self.converter {
-            Some(converter) => converter,
+        self.number(&values)?;
+
+        // One copy that brings each value's rows together, of which the parts are slices.
+        self.counts.resize(self.values.len(), 0);
+        let mut seen: Vec<Key> = Vec::new();
+        for key in &self.row_keys {
+            let count = &mut self.counts[*key];
+            if *count == 0 {
+                seen.push(*key);
+            }
+            *count += 1;
+        }
+        if let [only] = seen[..] {
+            self.counts[only] = 0;
+            return Ok(vec![(only, batch)]);
+        }
+        let mut parts = Vec::with_capacity(seen.len());
+        let mut start = 0;
+        for key in &seen {
+            let count = std::mem::replace(&mut self.counts[*key], start);
+            parts.push((*key, start, count));
+            start += count;
+        }
+        let mut order = vec![0_u32; batch.num_rows()];
+        for (row, key) in self.row_keys.iter().enumerate() {
+            let place = &mut self.counts[*key];
+            order[*place as usize] = u32::try_from(row).map_err(|_| err::internal("a batch of more than 2^32 rows"))?;
+            *place += 1;
+        }
+        for key in &seen {
+            self.counts[*key] = 0;
+        }
+        let batch = match order.is_sorted() {
+            true => batch,
+            false => take_record_batch(&batch, &UInt32Array::from(order)).map_err(err::arrow)?,
+        };
+        Ok(parts.into_iter().map(|(key, start, count)| (key, batch.slice(start as usize, count as usize))).collect())
+    }
+
+    /// Finds the key of each row's value.
+    fn number(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let numbers = match &mut self.numbers {
+            Some(numbers) => numbers,
             None => {
-                let fields = values.iter().map(|array| SortField::new(array.data_type().clone())).collect();
-                self.converter.insert(RowConverter::new(fields).map_err(err::arrow)?)
+                let fields: Vec<ArrowField> =
+                    values.iter().enumerate().map(|(at, array)| ArrowField::new(at.to_string(), array.data_type().clone(), true)).collect();
+                let made = new_group_values(Arc::new(ArrowSchema::new(fields)), &GroupOrdering::None);
+                self.numbers.insert(made.map_err(Error::from_datafusion)?)
             }
         };
-        let rows = converter.convert_columns(&values).map_err(err::arrow)?;
-
-        // Rows of one partition tend to follow each other: look up only where the value changes.
-        let mut groups: Vec<(Key, u32, Vec<u32>)> = Vec::new();
-        let mut index: HashMap<Key, usize> = HashMap::new();
-        let mut current = usize::MAX;
-        for row in 0..batch.num_rows() {
-            let bytes = rows.row(row);
-            let bytes: &[u8] = bytes.as_ref();
-            let row = u32::try_from(row).map_err(|_| err::internal("a batch of more than 2^32 rows"))?;
-            if current == usize::MAX || groups[current].0.as_ref() != bytes {
-                current = match index.get(bytes) {
-                    Some(at) => *at,
-                    None => {
-                        index.insert(bytes.into(), groups.len());
-                        groups.push((bytes.into(), row, Vec::new()));
-                        groups.len() - 1
-                    }
-                };
-            }
-            groups[current].2.push(row);
+        self.row_keys.clear();
+        numbers.intern(values, &mut self.row_keys).map_err(Error::from_datafusion)?;
+        let (before, all) = (self.values.len(), numbers.len());
+        if all == before {
+            return Ok(());
         }
-        let whole = groups.len() == 1;
-        groups
-            .into_iter()
-            .map(|(key, first, rows)| {
-                let value = if known(&key) { None } else { Some(self.value_at(&values, first as usize)?) };
-                let part = match whole {
-                    true => batch.clone(),
-                    false => take_record_batch(&batch, &UInt32Array::from(rows)).map_err(err::arrow)?,
-                };
-                Ok((key, value, part))
-            })
-            .collect()
+        // New values may be numbered in another order than their rows have.
+        let mut first = vec![None; all - before];
+        for (row, key) in self.row_keys.iter().enumerate() {
+            if let Some(slot) = key.checked_sub(before).and_then(|new| first.get_mut(new)) {
+                slot.get_or_insert(row);
+            }
+        }
+        for row in first {
+            let row = row.ok_or_else(|| err::internal("a partition value of no row"))?;
+            let value = self.value_at(values, row)?;
+            self.values.push(value);
+        }
+        Ok(())
     }
 
     fn value_at(&self, values: &[ArrayRef], row: usize) -> Result<PartitionValue> {
@@ -183,13 +224,19 @@ fn literal_at(array: &ArrayRef, row: usize, primitive: &PrimitiveType) -> Result
         PrimitiveType::Time => long(array.as_primitive::<Time64MicrosecondType>().value(row)),
         PrimitiveType::Timestamp | PrimitiveType::Timestamptz => long(array.as_primitive::<TimestampMicrosecondType>().value(row)),
         PrimitiveType::TimestampNs | PrimitiveType::TimestamptzNs => long(array.as_primitive::<TimestampNanosecondType>().value(row)),
-        PrimitiveType::String => Literal::string(array.as_string::<i32>().value(row)),
+        PrimitiveType::String => Literal::string(match array.as_string_view_opt() {
+            Some(views) => views.value(row),
+            None => array.as_string::<i32>().value(row),
+        }),
         PrimitiveType::Uuid => {
             let bytes: [u8; 16] =
                 array.as_fixed_size_binary().value(row).try_into().map_err(|_| err::internal("a UUID that is not 16 bytes long"))?;
             Literal::Primitive(PrimitiveLiteral::UInt128(u128::from_be_bytes(bytes)))
         }
         PrimitiveType::Fixed(_) => Literal::fixed(array.as_fixed_size_binary().value(row).iter().copied()),
-        PrimitiveType::Binary => Literal::binary(array.as_binary::<i32>().value(row).iter().copied()),
+        PrimitiveType::Binary => Literal::binary(match array.as_binary_view_opt() {
+            Some(views) => views.value(row).to_vec(),
+            None => array.as_binary::<i32>().value(row).to_vec(),
+        }),
     }))
 }

@@ -6,6 +6,7 @@ use arrow::array::types::{
     Date32Type, Decimal128Type, Int32Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType, TimestampNanosecondType,
 };
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, Int32Array, PrimitiveArray, StringArray, new_null_array};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit};
 use chainalytics_common::Result;
 use iceberg::spec::Transform;
@@ -16,7 +17,7 @@ const MICROS_PER_HOUR: i64 = 3_600_000_000;
 const MICROS_PER_DAY: i64 = 24 * MICROS_PER_HOUR;
 const NANOS_PER_MICRO: i64 = 1_000;
 
-/// Applies a transform to a column whose type is what `table::arrow_schema` makes of its Iceberg type.
+/// Applies a transform to a column whose type is what `table::arrow_schema` makes of its Iceberg type, or the view of it.
 pub(crate) fn apply(transform: Transform, column: &ArrayRef) -> Result<ArrayRef> {
     match transform {
         Transform::Identity => Ok(Arc::clone(column)),
@@ -28,9 +29,18 @@ pub(crate) fn apply(transform: Transform, column: &ArrayRef) -> Result<ArrayRef>
         }),
         Transform::Day => days(transform, column),
         Transform::Hour => hours(column),
-        Transform::Bucket(buckets) => bucket(column, buckets),
-        Transform::Truncate(width) => truncate(column, width),
+        Transform::Bucket(buckets) => bucket(&without_views(column)?, buckets),
+        Transform::Truncate(width) => truncate(&without_views(column)?, width),
         Transform::Unknown => Err(err::unsupported("a partition transform that this version does not know")),
+    }
+}
+
+/// Text and bytes in one buffer, as tables have them.
+fn without_views(column: &ArrayRef) -> Result<ArrayRef> {
+    match column.data_type() {
+        DataType::Utf8View => cast(column, &DataType::Utf8).map_err(err::arrow),
+        DataType::BinaryView => cast(column, &DataType::Binary).map_err(err::arrow),
+        _ => Ok(Arc::clone(column)),
     }
 }
 

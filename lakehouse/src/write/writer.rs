@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Fields, Schema as ArrowSchema, SchemaRef};
 use chainalytics_common::{Error, ErrorCode, Result};
 use iceberg::spec::Schema;
 use object_store::buffered::BufWriter;
@@ -38,9 +38,9 @@ pub struct DataFileWriter {
     metrics: MetricsConfig,
     splitter: Splitter,
     projection: Option<Projection>,
+    /// The table's columns as they are encoded, as of the first batch: text that comes in views stays so.
+    layout: Option<SchemaRef>,
     open: HashMap<Key, OpenFile>,
-    /// Partition values seen, so that a partition that was closed to make room can open again.
-    values: HashMap<Key, PartitionValue>,
     closed: Vec<DataFileInfo>,
     clock: u64,
     rows: u64,
@@ -86,8 +86,8 @@ impl DataFileWriter {
             metrics,
             splitter,
             projection: None,
+            layout: None,
             open: HashMap::new(),
-            values: HashMap::new(),
             closed: Vec::new(),
             clock: 0,
             rows: 0,
@@ -110,12 +110,7 @@ impl DataFileWriter {
         }
         let batch = self.conform(batch)?;
         self.rows += batch.num_rows() as u64;
-        let values = &self.values;
-        let parts = self.splitter.split(batch, |key| values.contains_key(key))?;
-        for (key, value, part) in parts {
-            if let Some(value) = value {
-                self.values.insert(key.clone(), value);
-            }
+        for (key, part) in self.splitter.split(batch)? {
             self.write_part(key, &part).await?;
         }
         self.keep_within_buffer().await
@@ -123,9 +118,9 @@ impl DataFileWriter {
 
     /// Finishes all files and reports them.
     pub async fn close(mut self) -> Result<Vec<DataFileInfo>> {
-        let keys: Vec<Key> = self.open.keys().cloned().collect();
+        let keys: Vec<Key> = self.open.keys().copied().collect();
         for key in keys {
-            self.finish(&key).await?;
+            self.finish(key).await?;
         }
         // Taken out, so that `drop` finds nothing to delete.
         Ok(std::mem::take(&mut self.closed))
@@ -147,8 +142,8 @@ impl DataFileWriter {
         self.clock += 1;
         if !self.open.contains_key(&key) {
             self.make_room().await?;
-            let file = self.start(&key)?;
-            self.open.insert(key.clone(), file);
+            let file = self.start(key)?;
+            self.open.insert(key, file);
         }
         let Some(file) = self.open.get_mut(&key) else {
             return Err(err::internal("a data file that was just opened is gone"));
@@ -157,7 +152,7 @@ impl DataFileWriter {
         file.writer.write(part).await.map_err(|e| err::storage_write(&file.path, e))?;
         let size = (file.writer.bytes_written() + file.writer.in_progress_size()) as u64;
         if size >= self.spec.target_file_size_bytes {
-            self.finish(&key).await?;
+            self.finish(key).await?;
         }
         Ok(())
     }
@@ -165,10 +160,10 @@ impl DataFileWriter {
     /// Closes the least recently used file if no other may be opened.
     async fn make_room(&mut self) -> Result<()> {
         while self.open.len() >= self.spec.open_files_max {
-            let Some(oldest) = self.open.iter().min_by_key(|(_, file)| file.last_used).map(|(key, _)| key.clone()) else {
+            let Some(oldest) = self.open.iter().min_by_key(|(_, file)| file.last_used).map(|(key, _)| *key) else {
                 return Ok(());
             };
-            self.finish(&oldest).await?;
+            self.finish(oldest).await?;
         }
         Ok(())
     }
@@ -176,12 +171,11 @@ impl DataFileWriter {
     /// Flushes the largest row groups until all open files together fit the buffer.
     async fn keep_within_buffer(&mut self) -> Result<()> {
         loop {
-            let sizes = self.open.iter().map(|(key, file)| (file.writer.memory_size() as u64, key));
-            let (total, largest) = sizes.fold((0, None), |(total, largest): (u64, Option<(u64, &Key)>), next| {
+            let sizes = self.open.iter().map(|(key, file)| (file.writer.memory_size() as u64, *key));
+            let (total, largest) = sizes.fold((0, None), |(total, largest): (u64, Option<(u64, Key)>), next| {
                 (total + next.0, if largest.is_none_or(|l| next.0 > l.0) { Some(next) } else { largest })
             });
             let Some((size, key)) = largest.filter(|_| total > self.spec.buffer_bytes_max) else { return Ok(()) };
-            let key = key.clone();
             let Some(file) = self.open.get_mut(&key) else { return Ok(()) };
             if file.writer.in_progress_rows() == 0 {
                 tracing::debug!(size, "nothing to flush in the largest open file");
@@ -191,8 +185,8 @@ impl DataFileWriter {
         }
     }
 
-    fn start(&self, key: &Key) -> Result<OpenFile> {
-        let value = self.values.get(key).cloned().ok_or_else(|| err::internal("a partition key without its value"))?;
+    fn start(&self, key: Key) -> Result<OpenFile> {
+        let value = self.splitter.value(key)?.clone();
         let folder = if value.path.is_empty() { String::new() } else { format!("/{}", value.path) };
         let path = format!("{}{folder}/{}.parquet", self.spec.data_location, Uuid::now_v7());
         let at = self.store.resolve(&path)?;
@@ -201,13 +195,13 @@ impl DataFileWriter {
             // Readers take the schema from the table; the embedded copy would only lengthen each footer.
             .with_skip_arrow_metadata(true);
         let upload = BufWriter::new(at.store, at.path);
-        let writer =
-            AsyncArrowWriter::try_new_with_options(upload, Arc::clone(&self.arrow_schema), options).map_err(|e| err::storage_write(&path, e))?;
+        let layout = Arc::clone(self.layout.as_ref().unwrap_or(&self.arrow_schema));
+        let writer = AsyncArrowWriter::try_new_with_options(upload, layout, options).map_err(|e| err::storage_write(&path, e))?;
         Ok(OpenFile { path, writer, value, last_used: self.clock })
     }
 
-    async fn finish(&mut self, key: &Key) -> Result<()> {
-        let Some(mut file) = self.open.remove(key) else { return Ok(()) };
+    async fn finish(&mut self, key: Key) -> Result<()> {
+        let Some(mut file) = self.open.remove(&key) else { return Ok(()) };
         let footer = file.writer.finish().await.map_err(|e| err::storage_write(&file.path, e))?;
         let mut info = DataFileInfo {
             path: file.path,
@@ -243,9 +237,10 @@ impl DataFileWriter {
             Some(projection) if Arc::ptr_eq(&projection.input, input) || &projection.input == input => projection,
             _ => self.projection.insert(Projection::new(input, &self.arrow_schema, &self.spec.table)?),
         };
+        let layout = self.layout.get_or_insert_with(|| layout(&self.arrow_schema, current));
         let cast = CastOptions { safe: false, ..CastOptions::default() };
-        let mut columns = Vec::with_capacity(self.arrow_schema.fields().len());
-        for (field, from) in self.arrow_schema.fields().iter().zip(&current.columns) {
+        let mut columns = Vec::with_capacity(layout.fields().len());
+        for (field, from) in layout.fields().iter().zip(&current.columns) {
             let target = field.data_type();
             columns.push(match from {
                 None => arrow::array::new_null_array(target, batch.num_rows()),
@@ -263,7 +258,7 @@ impl DataFileWriter {
             }
         }
         // Refuses nulls in required fields of structs.
-        RecordBatch::try_new(Arc::clone(&self.arrow_schema), columns).map_err(|e| err::invalid(format!("table {}: {e}", self.spec.table)))
+        RecordBatch::try_new(Arc::clone(layout), columns).map_err(|e| err::invalid(format!("table {}: {e}", self.spec.table)))
     }
 }
 
@@ -304,6 +299,20 @@ impl Projection {
             None => Ok(Self { input: Arc::clone(input), columns }),
         }
     }
+}
+
+/// The table's columns, with views where the input has them: they are encoded the same, and copied much more cheaply.
+fn layout(table: &SchemaRef, input: &Projection) -> SchemaRef {
+    let fields = table.fields().iter().zip(&input.columns).map(|(field, from)| {
+        let given = from.map(|at| input.input.field(at).data_type());
+        match (field.data_type(), given) {
+            (DataType::Utf8, Some(DataType::Utf8View)) | (DataType::Binary, Some(DataType::BinaryView)) => {
+                Arc::new(field.as_ref().clone().with_data_type(given.cloned().unwrap_or(DataType::Null)))
+            }
+            _ => Arc::clone(field),
+        }
+    });
+    Arc::new(ArrowSchema::new(fields.collect::<Fields>()))
 }
 
 /// Parquet's settings for data files, or for delete files (`write.delete.parquet.*` first).
