@@ -361,6 +361,68 @@ fn demo_adds_up_on_a_rest_catalog() {
     }
 }
 
+/// A cluster without any key or address of the store: its scheduler plans, and its executors read and write, with what the catalog lends
+/// with each table. None of it is shown.
+#[test]
+fn executors_use_what_the_catalog_lends() {
+    let place = Place::new();
+    let Some(parts) = Parts::start(&["postgres", "seaweedfs", "rest-catalog"], place.offset) else { return };
+    let pairs = [("catalog.uri", "REST_URI"), ("catalog.rest.credential", "REST_CREDENTIAL")];
+    let conf: Vec<String> = pairs.iter().flat_map(|(key, part)| ["--conf".to_owned(), format!("{key}={}", parts.get(part))]).collect();
+    place.start_cluster(2, &strs(&conf));
+    let sql = |query: &str| place.sql(query, &[]);
+    for (version, mode) in [(2, "copy-on-write"), (2, "merge-on-read"), (3, "merge-on-read")] {
+        let properties = ["delete", "update", "merge"].map(|kind| format!("'write.{kind}.mode' = '{mode}'")).join(", ");
+        sql(&format!(
+            "CREATE OR REPLACE TABLE lent (id BIGINT, g STRING, v DOUBLE) USING iceberg PARTITIONED BY (g) TBLPROPERTIES ('format-version' = '{version}', {properties})"
+        ));
+        for part in 0..3 {
+            sql(&format!(
+                "INSERT INTO lent SELECT value + {part} * 1000, CASE value % 3 WHEN 0 THEN 'a' WHEN 1 THEN 'b' ELSE 'c' END, 1.0 FROM generate_series(0, 999)"
+            ));
+        }
+        assert_eq!(place.number("SELECT sum(id) FROM lent WHERE v = 1.0", &[]), 2999 * 3000 / 2, "v{version} {mode}");
+        sql("DELETE FROM lent WHERE id % 10 = 0");
+        sql("UPDATE lent SET v = 2.0 WHERE id % 10 = 1");
+        sql("MERGE INTO lent AS t USING (SELECT value AS id FROM generate_series(2990, 3009)) AS s ON t.id = s.id \
+             WHEN MATCHED THEN UPDATE SET v = 3.0 WHEN NOT MATCHED THEN INSERT (id, g, v) VALUES (s.id, 'd', 4.0)");
+        let seen = sql("SELECT count(*) AS n, count(DISTINCT id) AS ids, sum(v) AS v FROM lent");
+        // 2700 left; 300 of 2.0, of which one is of the last ten; of those nine are left; eleven came.
+        let value = 2400.0 - 8.0 + (300.0 - 1.0) * 2.0 + 9.0 * 3.0 + 11.0 * 4.0;
+        assert_eq!((seen[0]["n"].as_i64(), seen[0]["ids"].as_i64(), seen[0]["v"].as_f64()), (Some(2711), Some(2711), Some(value)), "v{version} {mode}");
+        sql("CALL system.rewrite_position_delete_files(table => 'lent', options => map('rewrite-all', 'true'))");
+        sql("CALL system.rewrite_data_files(table => 'lent', strategy => 'sort', sort_order => 'id', options => map('rewrite-all', 'true'))");
+        sql("CALL system.rewrite_data_files(table => 'lent', options => map('rewrite-all', 'true'))");
+        let again = sql("SELECT count(*) AS n, count(DISTINCT id) AS ids, sum(v) AS v FROM lent");
+        assert_eq!(seen, again, "v{version} {mode}");
+    }
+    // Executors did it: what is left of the plans says so, and not with what.
+    let mut shown = sql("EXPLAIN SELECT g, sum(v) FROM lent WHERE id < 5 GROUP BY g").iter().map(Value::to_string).collect::<Vec<_>>();
+    let port = 9090 + place.offset;
+    let queries = chainalytics_tests::http_get(port, "/api/v1/queries").expect("the scheduler's list of queries");
+    let ids: Vec<String> = queries["items"].as_array().unwrap().iter().map(|query| query["job_id"].as_str().unwrap().to_owned()).collect();
+    assert!(ids.len() > 20, "{} queries ran on the cluster", ids.len());
+    shown.extend(ids.iter().map(|id| chainalytics_tests::http_get(port, &format!("/api/v1/queries/{id}")).unwrap().to_string()));
+    assert!(shown.iter().any(|text| text.contains("LentCredentialsExec")), "no plan of an executor shows that credentials went with it");
+    shown.extend(files_below(place.path()).iter().filter_map(|path| std::fs::read(path).ok()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+    for text in &shown {
+        assert!(!text.contains(parts.get("S3_SECRET_ACCESS_KEY")), "a lent key is shown: {}", text.chars().take(2_000).collect::<String>());
+    }
+    // Someone whose catalog lends nothing is refused.
+    let wrong = ["--master", "local[2]", "--conf", "s3.access-key-id=nobody", "--conf", "s3.secret-access-key=wrong", "--conf"];
+    let endpoint = format!("s3.endpoint={}", parts.get("S3_ENDPOINT"));
+    let listing = format!("CREATE EXTERNAL TABLE raw STORED AS PARQUET LOCATION 's3://{}/rest/'", parts.get("S3_BUCKET"));
+    let mut args = vec!["sql", "-e", &listing];
+    args.extend(wrong.iter().copied().chain([endpoint.as_str()]));
+    assert!(place.run(&args).code != 0, "the store takes any key, so that this test shows nothing");
+}
+
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
 /// Commits whose answer is lost or that a gateway refuses happen exactly once, of one table and of several.
 fn answers_are_lost(place: &Place, parts: &Parts) {
     let fault = |name: &str| std::fs::write(Path::new(parts.get("REST_FAULTS")).join(name), "").unwrap();

@@ -24,8 +24,32 @@ use crate::write::transformed;
 
 /// Table property: `hash` shuffles rows by partition value before writing, `range` by ranges of partition value and sort
 /// order, `none` not at all. Unset: appends are not shuffled (streams and daily loads touch few partitions, and one
-/// value would put all work on one task), overwrites are by hash.
+/// value would put all work on one task), overwrites are by hash. `write.delete.distribution-mode`,
+/// `write.update.distribution-mode` and `write.merge.distribution-mode` go before it for these changes.
 pub const DISTRIBUTION_MODE: &str = "write.distribution-mode";
+
+/// What rows are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Append,
+    Overwrite,
+    /// Rows of files that lose others.
+    Delete,
+    Update,
+    Merge,
+}
+
+impl Purpose {
+    /// The table property that is asked before [`DISTRIBUTION_MODE`].
+    fn property(self) -> Option<&'static str> {
+        match self {
+            Self::Append | Self::Overwrite => None,
+            Self::Delete => Some("write.delete.distribution-mode"),
+            Self::Update => Some("write.update.distribution-mode"),
+            Self::Merge => Some("write.merge.distribution-mode"),
+        }
+    }
+}
 
 /// Rows looked at for each range of a range distribution.
 const SAMPLE_PER_RANGE: usize = 128;
@@ -40,20 +64,22 @@ struct Key {
 
 impl Write<'_> {
     /// Adds the shuffle that the session or the table asks for; the plan's columns are the table's.
-    pub(super) async fn distribute(&self, plan: LogicalPlan, table: &Table, overwrites: bool) -> Result<LogicalPlan> {
+    pub(super) async fn distribute(&self, plan: LogicalPlan, table: &Table, purpose: Purpose) -> Result<LogicalPlan> {
         let partitions = self.state.config().target_partitions();
         let settings = SessionSettings::of(self.state);
-        let mode = settings.get(settings::DISTRIBUTION_MODE).or(table.property(DISTRIBUTION_MODE));
+        let property = |key: &'static str| table.property(key).map(|mode| (key, mode));
+        let asked = settings.get(settings::DISTRIBUTION_MODE).map(|mode| (settings::DISTRIBUTION_MODE, mode));
+        let mode = asked.or_else(|| purpose.property().and_then(property)).or_else(|| property(DISTRIBUTION_MODE));
         let ranges = match mode {
-            Some("range") => true,
-            Some("hash") => false,
-            Some("none") => return Ok(plan),
-            None if overwrites => false,
+            Some((_, "range")) => true,
+            Some((_, "hash")) => false,
+            Some((_, "none")) => return Ok(plan),
+            None if purpose != Purpose::Append => false,
             None => return Ok(plan),
-            Some(other) => {
+            Some((key, other)) => {
                 return Err(Error::new(
                     ErrorCode::InvalidArgument,
-                    format!("table {}: property {DISTRIBUTION_MODE} is '{other}', it must be none, hash or range", table.ident()),
+                    format!("table {}: property {key} is '{other}', it must be none, hash or range", table.ident()),
                 ));
             }
         };

@@ -26,6 +26,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 pub(crate) use align::fit;
 pub use align::{Casting, Matching, align};
+pub(crate) use distribute::Purpose;
 pub use distribute::by_partition;
 pub use merge::{Insertion, Merge, MergeAction, MergeClause, merge_rows};
 pub use rewrite::{Assignment, RowEdit, rewrite_rows};
@@ -100,8 +101,8 @@ impl Write<'_> {
         let name = table.ident().to_string();
         let plan = align(plan, table.schema(), &name, matching, casting)?;
         let base = table.current_snapshot_id();
-        let overwrites = !matches!(mode, WriteMode::Append);
-        let mut added = self.data_files(table, plan, overwrites).await?;
+        let purpose = if matches!(mode, WriteMode::Append) { Purpose::Append } else { Purpose::Overwrite };
+        let mut added = self.data_files(table, plan, purpose).await?;
         let ident = table.ident().clone();
         let change = match mode {
             WriteMode::Append => TableChange::append(ident, added.clone()),
@@ -160,14 +161,15 @@ impl Write<'_> {
     }
 
     /// Runs the writing part of a plan whose columns are the table's, and returns the files written.
-    pub(crate) async fn data_files(&self, table: &Table, plan: LogicalPlan, overwrites: bool) -> Result<Vec<DataFileInfo>> {
-        let plan = self.distribute(plan, table, overwrites).await?;
+    pub(crate) async fn data_files(&self, table: &Table, plan: LogicalPlan, purpose: Purpose) -> Result<Vec<DataFileInfo>> {
+        let plan = self.distribute(plan, table, purpose).await?;
         let spec = write_spec(table, &plan)?.in_table_order(table);
         self.run_write(plan, spec).await
     }
 
-    /// Runs the writing part of a plan whose rows are a delta (see [`RowDelta`]). `moves_rows`: new rows come with it.
-    pub(crate) async fn delta_files(&self, table: &Table, plan: LogicalPlan, delta: RowDelta, moves_rows: bool) -> Result<Vec<DataFileInfo>> {
+    /// Runs the writing part of a plan whose rows are a delta (see [`RowDelta`]). `moves_rows`: new rows
+    /// come with it, for this purpose.
+    pub(crate) async fn delta_files(&self, table: &Table, plan: LogicalPlan, delta: RowDelta, moves_rows: Option<Purpose>) -> Result<Vec<DataFileInfo>> {
         let partitions = self.state.config().target_partitions();
         let plan = if delta.vectors && partitions > 1 {
             // One vector per data file.
@@ -176,8 +178,8 @@ impl Write<'_> {
                 .repartition(Partitioning::Hash(vec![file], partitions))
                 .and_then(LogicalPlanBuilder::build)
                 .map_err(Error::from_datafusion)?
-        } else if moves_rows {
-            self.distribute(plan, table, true).await?
+        } else if let Some(purpose) = moves_rows {
+            self.distribute(plan, table, purpose).await?
         } else {
             plan
         };

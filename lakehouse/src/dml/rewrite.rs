@@ -20,6 +20,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::Write;
 use super::align::{Casting, fit};
+use super::distribute::Purpose;
 use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, moved_lineage, plain_terms, scan};
 use crate::commit::ConflictCheck;
 use crate::scan::deletes::DeleteContent;
@@ -39,6 +40,14 @@ impl RowEdit {
         match self {
             Self::Delete => RowOperation::Delete,
             Self::Update(_) => RowOperation::Update,
+        }
+    }
+
+    /// What the rows that stay or change are written for.
+    fn purpose(&self) -> Purpose {
+        match self {
+            Self::Delete => Purpose::Delete,
+            Self::Update(_) => Purpose::Update,
         }
     }
 }
@@ -110,7 +119,7 @@ impl Job<'_> {
             .map(|(path, _)| path.clone())
             .collect();
         for plan in self.rewrite_plans(to_rewrite)? {
-            match self.write.data_files(self.table, plan, true).await {
+            match self.write.data_files(self.table, plan, self.edit.purpose()).await {
                 Ok(files) => change.added.extend(files),
                 Err(error) => {
                     self.write.discard(&change.added).await;
@@ -136,7 +145,7 @@ impl Job<'_> {
         let delta = delta(self.table, &read, &judged.deletes, vectors)?;
         let paths = read.iter().map(|f| f.path().to_string()).collect();
         let plan = self.delta_plan(paths)?;
-        change.added = self.write.delta_files(self.table, plan, delta, update).await?;
+        change.added = self.write.delta_files(self.table, plan, delta, update.then_some(Purpose::Update)).await?;
         let (deleted, replaced) = deleted_rows(&change.added, &judged);
         change.rows += deleted.saturating_sub(replaced);
         Ok(change)

@@ -113,9 +113,10 @@ impl Runner<'_> {
     }
 
     pub(super) async fn target(&self, from: &[TableWithJoins]) -> Result<Target> {
-        let [TableWithJoins { relation: TableFactor::Table { name, alias, .. }, joins }] = from else {
+        let [TableWithJoins { relation: TableFactor::Table { name, alias, sample, .. }, joins }] = from else {
             return Err(unsupported("changing several tables in one statement"));
         };
+        refuse(sample.is_some(), "TABLESAMPLE of the target of a change")?;
         refuse(!joins.is_empty(), "joins in the target of a change (use a subquery)")?;
         let table = self.table_to_change(name).await?;
         let (text, qualifier) = match alias {

@@ -16,7 +16,7 @@ use super::names::{ident_of, plan, wrap};
 use super::{Runner, StatementResult, unsupported};
 use crate::catalog::{CreateTable, PartitionFieldDef};
 use crate::commit::{Decision, ReplaceTable, TableChange, TableEdit, Term, Transaction};
-use crate::dml::{Casting, Matching, WriteMode, align, committed_step};
+use crate::dml::{Casting, Matching, Purpose, WriteMode, align, committed_step};
 use crate::ident::TableIdent;
 use crate::scan::plain_type;
 use crate::table::Table;
@@ -120,7 +120,7 @@ impl Runner<'_> {
         let state = self.ctx.state();
         let write = self.write(&state);
         let query = align(query, staged.schema(), &ident.to_string(), &Matching::ByPosition, Casting::Checked)?;
-        let added = write.data_files(&staged, query, false).await?;
+        let added = write.data_files(&staged, query, Purpose::Append).await?;
         let change = TableChange::append(ident.clone(), added.clone()).edit(edits).validate(validator);
         match Transaction::new(self.lakehouse).add(change).commit(self.options.clone()).await {
             Ok(outcome) => {

@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::changes::{affected, last_part, refuse};
-use super::names::{plan, wrap};
+use super::names::{plan, plan_result, wrap};
 use super::statement::{keyword_of, parse_error, parser};
 use super::{Runner, StatementResult, unsupported};
 use crate::dml::{Casting, Matching, WriteMode, committed_step, fit};
@@ -118,7 +118,11 @@ impl Runner<'_> {
         if let Some(done) = committed_step(&table, &self.options) {
             return Ok(affected(done.added_rows, &done));
         }
-        let mut query = plan(self.ctx, self.lakehouse, wrap(SqlStatement::Query(source))).await?;
+        let source = wrap(SqlStatement::Query(source));
+        let mut query = match by_name {
+            true => plan(self.ctx, self.lakehouse, source).await?,
+            false => plan_result(self.ctx, self.lakehouse, source).await?,
+        };
         let state = self.ctx.state();
         let named: Vec<String> = insert.columns.iter().map(last_part).collect();
         let mut matching = match (by_name, named.is_empty()) {

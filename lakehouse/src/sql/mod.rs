@@ -23,8 +23,10 @@ mod metadata_columns;
 mod metadata_tables;
 mod names;
 mod namespaces;
+mod output_names;
 mod procedures;
 mod refs;
+mod sample;
 mod session;
 mod set;
 mod statement;
@@ -115,7 +117,7 @@ pub async fn plan_query(ctx: &SessionContext, lakehouse: &Lakehouse, sql: &str) 
     }
     let statement = names::prepare(ctx, lakehouse, statements.remove(0)).await?;
     match statement {
-        ParsedStatement::DataFusion(statement) => names::plan(ctx, lakehouse, *statement).await,
+        ParsedStatement::DataFusion(statement) => names::plan_result(ctx, lakehouse, *statement).await,
         _ => Err(Error::new(ErrorCode::SqlUnsupported, "a query is expected, not a statement that changes something")),
     }
 }
@@ -167,7 +169,7 @@ impl Runner<'_> {
         if names::needs_listing(&statement) {
             self.refresh().await?;
         }
-        let plan = names::plan(self.ctx, self.lakehouse, statement).await?;
+        let plan = names::plan_result(self.ctx, self.lakehouse, statement).await?;
         match plan {
             LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
                 let df = self.ctx.execute_logical_plan(plan).await.map_err(Error::from_datafusion)?;

@@ -21,6 +21,8 @@ use super::incremental::rewrite_incremental;
 use super::letter_case::MixedCase;
 use super::metadata_columns::add_metadata_columns;
 use super::metadata_tables::MetadataKind;
+use super::output_names::{is_about_names, tell_apart};
+use super::sample::{expand_samples, put_alias_first};
 use super::statement::{ParsedStatement, parse_statement};
 use super::time_travel::{VERSION_MARK, resolve_marker, rewrite_time_travel};
 use super::views::{expand_views, find_view};
@@ -37,7 +39,8 @@ pub async fn prepare(ctx: &SessionContext, lakehouse: &Lakehouse, tokens: Vec<To
     let state = ctx.state();
     follow_settings(ctx, &state);
     let parse = |tokens| parse_statement(tokens, dialect_of(&state)?.as_ref());
-    let tokens = rewrite_incremental(tokens, dialect_of(&state)?.as_ref())?;
+    let mut tokens = rewrite_incremental(tokens, dialect_of(&state)?.as_ref())?;
+    put_alias_first(&mut tokens);
     let (mut tokens, as_of) = rewrite_time_travel(tokens, dialect_of(&state)?.as_ref())?;
     for clause in &as_of {
         let timestamp_ms = evaluate_time(&clause.expression).await?;
@@ -77,10 +80,20 @@ fn follow_settings(ctx: &SessionContext, state: &SessionState) {
     }
 }
 
+/// As [`plan`], for a query whose columns may have equal names.
+pub async fn plan_result(ctx: &SessionContext, lakehouse: &Lakehouse, statement: DfStatement) -> Result<LogicalPlan> {
+    let mut named = statement.clone();
+    match plan(ctx, lakehouse, statement).await {
+        Err(error) if is_about_names(&error) && tell_apart(&mut named) => plan(ctx, lakehouse, named).await.map_err(|_| error),
+        planned => planned,
+    }
+}
+
 /// Plans a statement of DataFusion's.
 pub async fn plan(ctx: &SessionContext, lakehouse: &Lakehouse, mut statement: DfStatement) -> Result<LogicalPlan> {
     name_metadata_tables(ctx, &mut statement);
     add_metadata_columns(ctx, &mut statement).await;
+    expand_samples(&mut statement)?;
     let state = ctx.state();
     match state.statement_to_plan(statement.clone()).await {
         Ok(plan) => Ok(plan),

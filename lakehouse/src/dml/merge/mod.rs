@@ -25,6 +25,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use self::source::{has_unique_keys, hold, is_volatile, key_range};
 use super::Write;
 use super::align::{Casting, fit};
+use super::distribute::Purpose;
 use super::rewrite::Assignment;
 use super::target::{Judged, Places, RowChange, RowMode, RowOperation, delta, judge, moved_lineage, plain_terms, scan};
 use crate::scan::values::literal_to_scalar;
@@ -362,7 +363,7 @@ impl Job<'_> {
                 false => rows.filter(col(ACTION).in_list(deletions, true)),
             };
             let plan = built(rows.and_then(|b| b.project(columns)))?;
-            self.change.added.extend(self.write.data_files(self.table, plan, true).await?);
+            self.change.added.extend(self.write.data_files(self.table, plan, Purpose::Merge).await?);
         }
         self.change.removed.extend(files);
         Ok(())
@@ -393,7 +394,7 @@ impl Job<'_> {
         let plan = built(rows.filter(col(ACTION).not_eq(lit(KEEP))).and_then(|b| b.project(columns)))?;
         let updates = self.clauses().any(|(_, action)| matches!(action, MergeAction::Update(_)));
         let delta = delta(self.table, &open.iter().collect::<Vec<_>>(), &deletes, vectors)?;
-        self.change.added.extend(self.write.delta_files(self.table, plan, delta, updates).await?);
+        self.change.added.extend(self.write.delta_files(self.table, plan, delta, updates.then_some(Purpose::Merge)).await?);
         Ok(())
     }
 
@@ -446,7 +447,7 @@ impl Job<'_> {
             columns.push(value.alias(field.name()));
         }
         let plan = built(rows.project(columns))?;
-        let added = self.write.data_files(self.table, plan, true).await?;
+        let added = self.write.data_files(self.table, plan, Purpose::Merge).await?;
         self.change.rows += added.iter().map(|file| file.record_count).sum::<u64>();
         self.change.added.extend(added);
         Ok(())
