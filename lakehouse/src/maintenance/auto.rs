@@ -47,6 +47,8 @@ const EVERY_COMMITS_DEFAULT: i64 = 20;
 const MAX_SNAPSHOTS_DEFAULT: i64 = 3_000;
 /// Manifests above which they are joined; the merging of appends keeps them below where it is on.
 const MANIFESTS_MAX: usize = 200;
+/// What a task of a compaction buffers: it runs beside the work that it serves, which should keep its memory.
+const BUFFER_BYTES_MAX: u64 = 32 << 20;
 
 /// What maintenance did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -82,7 +84,7 @@ pub async fn maintain(write: &Write<'_>, ident: &TableIdent) -> Result<Maintaine
         settings.insert("min-input-files".to_owned(), files.to_string());
     }
     settings.insert("min-file-size-bytes".to_owned(), min_file_size(&table)?.to_string());
-    let options = RewriteOptions { settings, ..RewriteOptions::default() };
+    let options = RewriteOptions { settings, buffer_bytes_max: Some(BUFFER_BYTES_MAX), ..RewriteOptions::default() };
     let mut done = Maintained::default();
     if let Some(compacted) = unless_lost(rewrite_data_files(write, ident, &options).await)? {
         done.compacted = compacted;

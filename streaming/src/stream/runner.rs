@@ -28,7 +28,7 @@ use crate::exec::{IngestSpec, KafkaToIcebergExec, NewerSchema, TaskReport, Topic
 use crate::kafka::{GroupCommitter, KafkaMetadata};
 
 /// Encoded bytes that all writers of one task may buffer together.
-const WRITE_BUFFER_BYTES: u64 = 32 * 1024 * 1024;
+const WRITE_BUFFER_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Outcome of one look for work.
 pub(super) enum Outcome {

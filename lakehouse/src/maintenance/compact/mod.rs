@@ -34,6 +34,8 @@ pub struct RewriteOptions {
     pub filters: Vec<Expr>,
     /// By Iceberg's names: `target-file-size-bytes`, `min-input-files`, …
     pub settings: BTreeMap<String, String>,
+    /// Encoded bytes that one task buffers at most, and so the largest row group; the writer's own bound if `None`.
+    pub buffer_bytes_max: Option<u64>,
 }
 
 /// What was compacted.
@@ -64,7 +66,7 @@ pub async fn rewrite_data_files(write: &Write<'_>, ident: &TableIdent, options: 
             format!("the filter {filter} cannot be judged by the files' statistics: subqueries and random functions cannot choose files"),
         ));
     }
-    let writer = GroupWriter::new(write, &table, &settings, &options.strategy)?;
+    let writer = GroupWriter::new(write, &table, &settings, options)?;
     let Some(base) = table.current_snapshot_id() else { return Ok(Rewritten::default()) };
     let provider = IcebergTableProvider::try_new(&table, &SnapshotSelector::Current)?;
     let planned = provider.plan_files(write.state, &options.filters).await?;

@@ -20,6 +20,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::TryStreamExt;
 use iceberg::spec::{NullOrder, SortDirection, Transform};
 
+use super::RewriteOptions;
 use super::options::{Settings, SortBy, Strategy};
 use super::plan::FileGroup;
 use super::zorder::{is_orderable, zorder_function};
@@ -44,10 +45,12 @@ pub(super) struct GroupWriter<'a> {
 }
 
 impl<'a> GroupWriter<'a> {
-    pub fn new(write: &'a Write<'a>, table: &'a Table, settings: &'a Settings, strategy: &Strategy) -> Result<Self> {
+    pub fn new(write: &'a Write<'a>, table: &'a Table, settings: &'a Settings, options: &RewriteOptions) -> Result<Self> {
+        let (strategy, buffer_bytes_max) = (&options.strategy, options.buffer_bytes_max);
         let spec = WriteSpec::from_table(table)?;
         let mut spec = if lineage_columns(table).is_empty() { spec } else { spec.with_lineage()? };
         spec.target_file_size_bytes = settings.roll_bytes();
+        spec.buffer_bytes_max = buffer_bytes_max.map_or(spec.buffer_bytes_max, |most| spec.buffer_bytes_max.min(most));
         let of_table = table_order(table);
         let sort = match strategy {
             Strategy::BinPack | Strategy::ZOrder(_) => Vec::new(),

@@ -66,7 +66,7 @@ async fn rewrite_data_files(runner: &Runner<'_>, arguments: &Arguments) -> Resul
         Some(condition) => runner.conditions(&table, condition).await?,
         None => Vec::new(),
     };
-    let options = RewriteOptions { strategy, filters, settings: arguments.map("options") };
+    let options = RewriteOptions { strategy, filters, settings: arguments.map("options"), ..RewriteOptions::default() };
     let state = runner.ctx.state();
     let done = maintenance::rewrite_data_files(&runner.write(&state), table.ident(), &options).await?;
     batch([
