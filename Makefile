@@ -7,7 +7,7 @@ TEST_ENV := TEST_PYTHON=$(CACHE)/venv/bin/python TEST_FILES=$(CACHE)/nycflights1
 DEMO_DIR ?= $(CACHE)/demo
 EVENTS ?= 210000
 
-.PHONY: interop-spark help setup build demo demo-stop test unit check fmt chaos bench-tpch bench-streaming bench-lakehouse exactly-once \
+.PHONY: proof interop-spark help setup build demo demo-stop test unit check fmt chaos bench-tpch bench-streaming bench-lakehouse exactly-once \
   bench-freshness soak bench-streaming-spark bench-lakehouse-spark
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make unit       the unit tests alone"
 	@echo "make chaos      the kill matrix, long form (ROUNDS=200)"
 	@echo "make exactly-once     the proof on Apache Kafka and PostgreSQL, long form (EVENTS=5000000 ROUNDS=60 SEED=7)"
+	@echo "make proof            many writers, crashes and unknown outcomes of commits, random operations beside a model: the long forms (half an hour)"
 	@echo "make interop-spark    Spark and Iceberg's own runtime read the tables of the SQL tests"
 	@echo "make bench-tpch       TPC-H on a cluster beside DataFusion, DuckDB and Spark, whichever are here (SF=1 ROUNDS=3 SIDES=cluster,local)"
 	@echo "make bench-streaming  Kafka to Iceberg: records a second and memory (RECORDS=2000000 ROUNDS=3 KAFKA=host:port)"
@@ -57,6 +58,13 @@ exactly-once: build
 	@scripts/parts/kafka.sh install && scripts/parts/postgres.sh install
 	TEST_PARTS=1 EXACTLY_ONCE_EVENTS=$(if $(filter file,$(origin EVENTS)),5000000,$(EVENTS)) EXACTLY_ONCE_ROUNDS=$(or $(ROUNDS),60) EXACTLY_ONCE_SEED=$(or $(SEED),7) $(TEST_ENV) \
 	  cargo test --release --workspace --locked --test exactly_once -- --nocapture
+
+# Three minutes of many processes on one table for each catalog; every step of every crash; hundreds of random histories.
+proof: build
+	@scripts/setup.sh --tests
+	@scripts/parts/install-all.sh
+	TEST_PROOF=long TEST_PARTS=1 $(TEST_ENV) cargo test --release --workspace --locked --test concurrency -- --nocapture
+	TEST_PROOF=long cargo test --release --workspace --locked --lib proof:: -- --nocapture
 
 # Spark with Iceberg's own runtime reads every table that the SQL tests leave behind, and we read and change what Spark writes.
 interop-spark: build
