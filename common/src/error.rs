@@ -230,7 +230,7 @@ pub fn of_object_store(text: &str) -> Option<ErrorCode> {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if has(&["NoSuchBucket"]) {
         Some(ErrorCode::BucketNotFound)
-    } else if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden", "401 Unauthorized"]) {
+    } else if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken", "403 Forbidden", "401 Unauthorized"]) {
         Some(ErrorCode::StorageDenied)
     } else if text.contains("Error performing ") && has(&["HTTP error: ", "status code: 50"]) {
         // The store's client gave up: no answer, or that of a server or gateway in trouble.

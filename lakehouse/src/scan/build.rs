@@ -25,6 +25,7 @@ use super::changes::{CHANGE_ORDINAL_COLUMN, CHANGE_TYPE_COLUMN, COMMIT_SNAPSHOT_
 use super::files::ScanFile;
 use super::groups::{FileShape, balance};
 use super::metadata_columns::MetadataColumn;
+use super::partition_column::PartitionColumn;
 use super::statistics::{StatColumn, file_statistics, scan_statistics};
 use crate::store::StoreRegistry;
 
@@ -39,6 +40,8 @@ pub struct ScanRequest<'a> {
     pub columns: &'a [(i32, FieldRef)],
     /// Columns that follow the table's. Scans of files may ask for `_file` alone here.
     pub metadata_columns: &'a [MetadataColumn],
+    /// The fields of `_partition`, if it is one of them.
+    pub partition: Option<&'a PartitionColumn>,
     /// Whether the columns of a change log follow. Only scans of no file may ask for them here.
     pub change_columns: bool,
     /// Indices into all of them.
@@ -50,13 +53,15 @@ pub struct ScanRequest<'a> {
 type LocatedFile = (ScanFile, object_store::path::Path);
 
 impl ScanRequest<'_> {
-    fn full_schema(&self) -> SchemaRef {
+    fn full_schema(&self) -> Result<SchemaRef, Error> {
         let mut fields: Vec<FieldRef> = self.columns.iter().map(|(_, f)| Arc::clone(f)).collect();
-        fields.extend(self.metadata_columns.iter().map(|column| column.field()));
+        for column in self.metadata_columns {
+            fields.push(column.field(self.partition)?);
+        }
         if self.change_columns {
             fields.extend(change_fields());
         }
-        Arc::new(Schema::new(fields))
+        Ok(Arc::new(Schema::new(fields)))
     }
 
     fn has_file_column(&self) -> bool {
@@ -65,7 +70,7 @@ impl ScanRequest<'_> {
 
     /// Builds the plan.
     pub fn build(&self, files: Vec<ScanFile>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let schema = self.full_schema();
+        let schema = self.full_schema().map_err(external)?;
         let projected = match self.projection {
             Some(indices) => Arc::new(schema.project(indices)?),
             None => Arc::clone(&schema),
@@ -100,7 +105,7 @@ impl ScanRequest<'_> {
         let file_schema = Arc::new(Schema::new(columns.iter().map(|(_, f)| Arc::clone(f)).collect::<Vec<_>>()));
         let mut table_schema = TableSchema::builder(file_schema);
         if self.has_file_column() {
-            table_schema = table_schema.with_table_partition_cols(vec![MetadataColumn::File.field()]);
+            table_schema = table_schema.with_table_partition_cols(vec![MetadataColumn::File.field(None).map_err(external)?]);
         }
         let global = self.state.config_options().execution.parquet.clone();
         let options = TableParquetOptions { global, ..TableParquetOptions::default() };

@@ -8,12 +8,19 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 use iceberg::spec::{NestedField, PrimitiveType, Type};
 use serde::{Deserialize, Serialize};
 
+use chainalytics_common::Result;
+
+use super::partition_column::PartitionColumn;
+use crate::err;
+
 /// Name of the metadata column that holds the path of the data file a row came from.
 pub const FILE_COLUMN: &str = "_file";
 /// Name of the metadata column that holds a row's position in its data file.
 pub const POSITION_COLUMN: &str = "_pos";
 /// Name of the metadata column that holds the id of the partition spec of a row's data file.
 pub const SPEC_ID_COLUMN: &str = "_spec_id";
+/// Name of the metadata column that holds the partition values of a row's data file.
+pub const PARTITION_COLUMN: &str = "_partition";
 /// Name of the metadata column that holds a row's id, which it keeps when it moves to another file (format v3).
 pub const ROW_ID_COLUMN: &str = "_row_id";
 /// Name of the metadata column that holds the sequence number of the commit that changed a row last (format v3).
@@ -26,12 +33,13 @@ pub enum MetadataColumn {
     File,
     Position,
     SpecId,
+    Partition,
     RowId,
     LastUpdated,
 }
 
 impl MetadataColumn {
-    pub const ALL: [Self; 5] = [Self::File, Self::Position, Self::SpecId, Self::RowId, Self::LastUpdated];
+    pub const ALL: [Self; 6] = [Self::File, Self::Position, Self::SpecId, Self::Partition, Self::RowId, Self::LastUpdated];
     /// What a row keeps when it moves to another file.
     pub const LINEAGE: [Self; 2] = [Self::RowId, Self::LastUpdated];
 
@@ -45,20 +53,23 @@ impl MetadataColumn {
             Self::File => FILE_COLUMN,
             Self::Position => POSITION_COLUMN,
             Self::SpecId => SPEC_ID_COLUMN,
+            Self::Partition => PARTITION_COLUMN,
             Self::RowId => ROW_ID_COLUMN,
             Self::LastUpdated => LAST_UPDATED_COLUMN,
         }
     }
 
-    pub(crate) fn field(self) -> FieldRef {
+    /// `partition` gives `_partition` its type, which is another in each table.
+    pub(crate) fn field(self, partition: Option<&PartitionColumn>) -> Result<FieldRef> {
         let (data_type, nullable) = match self {
+            Self::Partition => return partition.map_or_else(|| Err(err::internal("a read of _partition without its fields")), PartitionColumn::field),
             Self::File => (DataType::Utf8, false),
             Self::Position => (DataType::Int64, false),
             Self::SpecId => (DataType::Int32, false),
             // Rows of files that were written before the table had format v3 have none.
             Self::RowId | Self::LastUpdated => (DataType::Int64, true),
         };
-        Arc::new(Field::new(self.name(), data_type, nullable))
+        Ok(Arc::new(Field::new(self.name(), data_type, nullable)))
     }
 
     /// The reserved field of a column that data files may hold.
@@ -66,7 +77,7 @@ impl MetadataColumn {
         let id = match self {
             Self::RowId => 2_147_483_540,
             Self::LastUpdated => 2_147_483_539,
-            Self::File | Self::Position | Self::SpecId => return None,
+            Self::File | Self::Position | Self::SpecId | Self::Partition => return None,
         };
         Some(NestedField::optional(id, self.name(), Type::Primitive(PrimitiveType::Long)))
     }

@@ -30,6 +30,7 @@ use super::files::{PlannedFiles, ScanFile, plan_files, prune};
 use super::groups::{FileShape, balance};
 use super::lent::with_lent;
 use super::metadata_columns::MetadataColumn;
+use super::partition_column::PartitionColumn;
 use super::pruning::{FileStatistics, ScanColumns};
 use super::read::{IcebergReadExec, Output, ReadSpec, ReadUnit, unit_source};
 use super::selector::SnapshotSelector;
@@ -43,6 +44,9 @@ pub struct ScanOptions {
     /// Columns behind the table's.
     #[serde(default)]
     pub metadata_columns: Vec<MetadataColumn>,
+    /// The fields of `_partition`, if it is one of them.
+    #[serde(default)]
+    pub partition: Option<PartitionColumn>,
     /// Reads only these data files (their paths as the manifests give them).
     #[serde(default)]
     pub only_files: Option<Arc<BTreeSet<String>>>,
@@ -147,7 +151,7 @@ impl IcebergTableProvider {
                 let message = format!("table {ident} has a column '{}', which Iceberg reserves for its own of that name", column.name());
                 return Err(Error::new(ErrorCode::Unsupported, message));
             }
-            fields.push(column.field());
+            fields.push(column.field(options.partition.as_ref())?);
         }
         if options.incremental.is_some_and(|i| i.is_log()) {
             fields.extend(change_fields());
@@ -166,16 +170,27 @@ impl IcebergTableProvider {
         })
     }
 
-    /// The metadata columns that the table can give: lineage from format v3 on, none whose name a column of its own has.
+    /// The metadata columns that the table can give: lineage from format v3 on, partition values if it has
+    /// any, none whose name a column of its own has.
     pub fn metadata_columns(&self) -> Vec<MetadataColumn> {
-        let v3 = self.metadata.get().is_some_and(|metadata| metadata.format_version() == FormatVersion::V3);
-        let given = |column: &MetadataColumn| v3 || !MetadataColumn::LINEAGE.contains(column);
+        let metadata = self.metadata.get();
+        let v3 = metadata.is_some_and(|metadata| metadata.format_version() == FormatVersion::V3);
+        let partitioned = metadata.is_some_and(|metadata| PartitionColumn::of(metadata).is_some());
+        let given = |column: &MetadataColumn| match column {
+            MetadataColumn::RowId | MetadataColumn::LastUpdated => v3,
+            MetadataColumn::Partition => partitioned,
+            MetadataColumn::File | MetadataColumn::Position | MetadataColumn::SpecId => true,
+        };
         MetadataColumn::ALL.into_iter().filter(given).filter(|column| self.schema.index_of(column.name()).is_err()).collect()
     }
 
     /// The same table with metadata columns behind its own.
     pub fn with_metadata_columns(&self, columns: Vec<MetadataColumn>) -> Result<Self> {
-        let options = ScanOptions { metadata_columns: columns, ..self.options.clone() };
+        let partition = match columns.contains(&MetadataColumn::Partition) {
+            true => PartitionColumn::of(self.loaded_metadata()?),
+            false => None,
+        };
+        let options = ScanOptions { metadata_columns: columns, partition, ..self.options.clone() };
         let (store, location, schema) = (Arc::clone(&self.store), self.metadata_location.clone(), Arc::clone(&self.iceberg_schema));
         let provider = Self::from_parts(self.ident.clone(), store, location, self.snapshot_id, schema, options)?;
         Ok(Self { metadata: self.metadata.clone(), lent: Arc::clone(&self.lent), ..provider })
@@ -362,6 +377,10 @@ impl IcebergTableProvider {
                         change: *change,
                         spec_id: file.spec_id,
                         lineage: file.lineage(),
+                        partition: match &self.options.partition {
+                            Some(partition) => partition.values(metadata, file)?,
+                            None => Vec::new(),
+                        },
                     })
                 });
                 units.collect()
@@ -374,6 +393,7 @@ impl IcebergTableProvider {
             by_id,
             names: if by_id { name_mapping(metadata)? } else { None },
             undeleted: files.iter().all(|f| f.deletes.is_empty() && f.among.is_empty()),
+            partition: self.options.partition.clone(),
             filter: None,
             fetch,
             rows,
@@ -463,6 +483,7 @@ impl IcebergTableProvider {
             store: &self.store,
             columns: &self.columns,
             metadata_columns: &self.options.metadata_columns,
+            partition: self.options.partition.as_ref(),
             change_columns: self.options.incremental.is_some_and(|i| i.is_log()),
             projection,
             limit,

@@ -135,10 +135,19 @@ impl Visitor for Mentions {
         match expr {
             Expr::Identifier(name) if self.depth == 1 => self.bare.extend(MetadataColumn::parse(&name.value)),
             Expr::CompoundIdentifier(names) => {
-                if let [.., table, name] = names.as_slice()
-                    && let Some(column) = MetadataColumn::parse(&name.value)
-                {
-                    self.qualified.insert((table.value.to_lowercase(), column));
+                // `_partition.day`, `t._partition.day`: a field of the column.
+                let names = match names.iter().position(|name| MetadataColumn::parse(&name.value) == Some(MetadataColumn::Partition)) {
+                    Some(at) => &names[..=at],
+                    None => names.as_slice(),
+                };
+                match names {
+                    [name] if self.depth == 1 => self.bare.extend(MetadataColumn::parse(&name.value)),
+                    [.., table, name] => {
+                        if let Some(column) = MetadataColumn::parse(&name.value) {
+                            self.qualified.insert((table.value.to_lowercase(), column));
+                        }
+                    }
+                    _ => {}
                 }
             }
             _ => {}

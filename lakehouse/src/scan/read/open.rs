@@ -133,7 +133,7 @@ impl Reader {
         let mut lineage_at = [None; 2];
         for (at, column) in lineage_at.iter_mut().zip(MetadataColumn::LINEAGE) {
             if unit.lineage.is_some() && self.spec.outputs.contains(&Output::Metadata(column)) {
-                present.push(column.field());
+                present.push(column.field(None).map_err(external)?);
                 *at = Some(present.len() - 1);
             }
         }
@@ -141,7 +141,12 @@ impl Reader {
         let row_numbers = deletes.needs_positions() || among.as_ref().is_some_and(RowFilter::needs_positions) || wants_positions || lineage_at[0].is_some();
         let predicate = predicate::of_file(&self.filters, &self.spec.outputs, &sources, &self.columns, &present, &unit.path)?;
         let (batches, plan) = self.opener.open(&unit.path, unit.size, unit.range, present, row_numbers, predicate)?;
+        let partition = match &self.spec.partition {
+            Some(partition) => Some(partition.scalar(&unit.partition).map_err(external)?),
+            None => None,
+        };
         let shape = Shape {
+            partition,
             sources,
             columns: self.columns.clone(),
             outputs: self.spec.outputs.clone(),
@@ -221,6 +226,8 @@ pub(super) enum Source {
 
 /// Turns batches of a file into the operator's.
 struct Shape {
+    /// Value of `_partition`, if it is asked for.
+    partition: Option<ScalarValue>,
     sources: Vec<Source>,
     columns: Vec<FieldRef>,
     outputs: Vec<Output>,
@@ -286,6 +293,10 @@ impl Shape {
             MetadataColumn::File => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.path, rows))),
             MetadataColumn::Position => Arc::new(positions()?.clone()),
             MetadataColumn::SpecId => Arc::new(Int32Array::from_value(self.spec_id, rows)),
+            MetadataColumn::Partition => match &self.partition {
+                Some(value) => value.to_array_of_size(rows)?,
+                None => return Err(DataFusionError::Internal("a read of _partition without its fields".to_owned())),
+            },
             MetadataColumn::RowId => match (self.lineage, stored(0)) {
                 (Some(lineage), Some(stored)) => lineage.row_ids(stored, positions()?),
                 _ => new_null_array(&DataType::Int64, rows),

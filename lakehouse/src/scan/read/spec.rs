@@ -19,6 +19,7 @@ use crate::scan::build::change_fields;
 use crate::scan::changes::Change;
 use crate::scan::deletes::DeleteRef;
 use crate::scan::metadata_columns::{Lineage, MetadataColumn};
+use crate::scan::partition_column::PartitionColumn;
 use crate::scan::provider::without_metadata;
 use crate::table::arrow_schema;
 
@@ -48,6 +49,9 @@ pub struct ReadSpec {
     /// Names by field id in files without ids, where they may differ from the schema's.
     #[serde(default)]
     pub names: Option<BTreeMap<i32, Vec<String>>>,
+    /// The fields of `_partition`, if it is an output.
+    #[serde(default)]
+    pub partition: Option<PartitionColumn>,
     /// Whether no row of the units was deleted.
     #[serde(default)]
     pub undeleted: bool,
@@ -78,7 +82,7 @@ impl ReadSpec {
             .iter()
             .map(|output| match output {
                 Output::Column(at) => columns.get(*at).cloned().ok_or_else(|| err::internal("a read of a column that is not there")),
-                Output::Metadata(column) => Ok(column.field()),
+                Output::Metadata(column) => column.field(self.partition.as_ref()),
                 Output::ChangeType => Ok(Arc::clone(&change_fields()[0])),
                 Output::ChangeOrdinal => Ok(Arc::clone(&change_fields()[1])),
                 Output::CommitSnapshot => Ok(Arc::clone(&change_fields()[2])),
@@ -107,6 +111,9 @@ pub struct ReadUnit {
     /// What rows inherit that hold no lineage of their own; `None` if they have none.
     #[serde(default)]
     pub lineage: Option<Lineage>,
+    /// The file's values of `_partition`, if it is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partition: Vec<Value>,
     /// Only rows that one of these deletes are given; empty gives all.
     #[serde(default)]
     pub among: Vec<DeleteRef>,

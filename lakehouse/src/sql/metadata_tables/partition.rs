@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
-use iceberg::spec::{DataFile, TableMetadata, Transform, Type};
+use iceberg::spec::{DataFile, TableMetadata};
 
 use chainalytics_common::Result;
 
 use super::columns::{Named, scalars, structs};
+use crate::scan::PartitionColumn;
 use crate::scan::values::literal_to_scalar;
 use crate::table::arrow_schema::arrow_primitive;
 
@@ -22,23 +23,10 @@ pub struct PartitionFields<'a> {
 
 impl<'a> PartitionFields<'a> {
     pub fn new(metadata: &'a TableMetadata) -> Result<Self> {
-        let mut specs: Vec<_> = metadata.partition_specs_iter().collect();
-        specs.sort_by_key(|spec| spec.spec_id());
         let mut fields = BTreeMap::new();
-        // Newer specs last: their names win. A void field tells nothing that an older spec does not.
-        for spec in specs {
-            for field in spec.fields() {
-                if field.transform == Transform::Void && fields.contains_key(&field.field_id) {
-                    continue;
-                }
-                let source = metadata
-                    .current_schema()
-                    .field_by_id(field.source_id)
-                    .or_else(|| metadata.schemas_iter().find_map(|schema| schema.field_by_id(field.source_id)));
-                let result = source.and_then(|source| field.transform.result_type(&source.field_type).ok());
-                if let Some(Type::Primitive(result)) = result {
-                    fields.insert(field.field_id, (field.name.clone(), arrow_primitive(&result)?));
-                }
+        if let Some(unified) = PartitionColumn::of(metadata) {
+            for (id, name, result) in unified.fields() {
+                fields.insert(id, (name.to_owned(), arrow_primitive(result)?));
             }
         }
         Ok(Self { metadata, fields })
