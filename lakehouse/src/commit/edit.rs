@@ -15,7 +15,7 @@ use super::schema_change::{self, SchemaEdit};
 use crate::catalog::{PartitionFieldDef, partition_spec};
 use crate::err;
 use crate::store::normalize_location;
-use crate::table::{MAIN_BRANCH, arrow_schema};
+use crate::table::{MAIN_BRANCH, Refs, arrow_schema};
 
 /// One change of metadata.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ impl TableChange {
     #[must_use]
     pub fn edit(mut self, edits: Vec<TableEdit>) -> Self {
         if self.files.is_none() {
-            return self.edit_builder(move |table, builder| apply(builder, table.metadata(), &edits));
+            return self.edit_builder(move |table, builder| apply(builder, table.metadata(), table.references()?.as_ref(), &edits));
         }
         self.definition.extend(edits);
         self
@@ -62,8 +62,13 @@ impl TableChange {
     }
 }
 
-/// Adds the changes to the builder; `metadata` is what it was made from.
-pub(super) fn apply(mut builder: TableMetadataBuilder, metadata: &TableMetadata, edits: &[TableEdit]) -> Result<TableMetadataBuilder> {
+/// Adds the changes to the builder; `metadata`, with its `refs`, is what it was made from.
+pub(super) fn apply(
+    mut builder: TableMetadataBuilder,
+    metadata: &TableMetadata,
+    refs: &Refs,
+    edits: &[TableEdit],
+) -> Result<TableMetadataBuilder> {
     let mut schema = metadata.current_schema().as_ref().clone();
     for edit in edits {
         match edit {
@@ -71,7 +76,7 @@ pub(super) fn apply(mut builder: TableMetadataBuilder, metadata: &TableMetadata,
                 builder = builder.upgrade_format_version(format_version(*version)?).map_err(err::iceberg_input)?;
             }
             TableEdit::Location(location) => builder = builder.set_location(normalize_location(location)?),
-            TableEdit::Ref(edit) => builder = ref_change::apply(builder, metadata, edit)?,
+            TableEdit::Ref(edit) => builder = ref_change::apply(builder, metadata, refs, edit)?,
             TableEdit::Replace(new) => builder = replace(builder, metadata, new)?,
             TableEdit::Schema(_) | TableEdit::Partition(_) | TableEdit::SortOrder(_) => {}
         }

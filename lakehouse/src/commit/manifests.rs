@@ -21,6 +21,10 @@ const MERGE_MIN_COUNT: &str = "commit.manifest.min-count-to-merge";
 const MERGE_TARGET_SIZE: &str = "commit.manifest.target-size-bytes";
 const MERGE_MIN_COUNT_DEFAULT: usize = 100;
 const MERGE_TARGET_SIZE_DEFAULT: i64 = 8 * 1024 * 1024;
+/// How many times the entries of one level of small manifests the next level has.
+const LEVEL_FACTOR: u64 = 8;
+/// Manifests of one level that are joined to one of a higher level.
+const LEVEL_COUNT: usize = 8;
 
 /// Writes the manifests of one snapshot and remembers each file it begins, so that a commit that fails can take them
 /// away again.
@@ -104,7 +108,9 @@ impl<'a> ManifestFactory<'a> {
     }
 
     /// Joins small data manifests once there are many, so that planning and committing stay flat under a stream of
-    /// small commits. Manifests of at least half the target size are left alone, which keeps the cost amortised.
+    /// small commits. Manifests of at least half the target size are left alone, and so are those much larger than the ones
+    /// to be joined until there are some of them: each entry is written a few times in its life, and no commit writes all
+    /// of them.
     pub async fn merge_small(&mut self, manifests: Vec<ManifestFile>) -> Result<Vec<ManifestFile>> {
         let properties = self.metadata.properties();
         let enabled = properties.get(MERGE_ENABLED).is_none_or(|value| value != "false");
@@ -126,6 +132,9 @@ impl<'a> ManifestFactory<'a> {
                 result.extend(files);
                 continue;
             }
+            let limit = joined_below(&files.iter().map(entries_of).collect::<Vec<_>>(), min_count);
+            let (files, larger): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| entries_of(file) < limit);
+            result.extend(larger);
             let mut bin: Vec<ManifestFile> = Vec::new();
             let mut bin_bytes = 0;
             for file in files {
@@ -260,6 +269,90 @@ pub(super) async fn load_all(table: &Table, files: &[ManifestFile]) -> Result<Ve
     Ok(manifests)
 }
 
+/// Live entries of a manifest, by its list.
+fn entries_of(file: &ManifestFile) -> u64 {
+    u64::from(file.added_files_count.unwrap_or(1)) + u64::from(file.existing_files_count.unwrap_or(0))
+}
+
+/// Manifests of fewer entries than this are joined, of those with so many each (at least `min_count` of them). Sizes fall
+/// into levels, each [`LEVEL_FACTOR`] times the one before. The level that most are in is joined, and a higher one with it
+/// if the result comes to be larger than that level, or is one of [`LEVEL_COUNT`] there. When that would leave `min_count`
+/// manifests or more, all are joined.
+fn joined_below(entries: &[u64], min_count: usize) -> u64 {
+    let below = |limit: u64| entries.iter().filter(move |count| **count < limit);
+    let mut limit = LEVEL_FACTOR;
+    while below(limit).count() * 2 < entries.len() {
+        limit *= LEVEL_FACTOR;
+    }
+    while below(limit).count() < entries.len() {
+        let (joined, next) = (below(limit).sum::<u64>(), limit * LEVEL_FACTOR);
+        let of_next = below(next).count() - below(limit).count();
+        if joined < next && of_next + 1 < LEVEL_COUNT {
+            break;
+        }
+        limit = next;
+    }
+    let joined = below(limit).count();
+    if joined < 2 || entries.len() - joined + 1 >= min_count { u64::MAX } else { limit }
+}
+
 fn number<T: std::str::FromStr>(properties: &HashMap<String, String>, key: &str) -> Option<T> {
     properties.get(key)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a stream of commits of `files` each comes to: manifests at most, how often an entry is written again, and how
+    /// many entries one commit writes again at most.
+    fn stream(commits: usize, files: u64) -> (usize, u64, u64) {
+        // Manifests of so many entries are of half the target size.
+        const LARGE: u64 = 12_000;
+        let (mut sizes, mut most, mut written, mut worst) = (Vec::new(), 0, 0, 0);
+        for _ in 0..commits {
+            let (small, mut left): (Vec<u64>, Vec<u64>) = sizes.into_iter().partition(|size| *size < LARGE);
+            if small.len() >= MERGE_MIN_COUNT_DEFAULT {
+                let limit = joined_below(&small, MERGE_MIN_COUNT_DEFAULT);
+                let (joined, kept): (Vec<u64>, Vec<u64>) = small.into_iter().partition(|size| *size < limit);
+                assert!(kept.len() + 1 < MERGE_MIN_COUNT_DEFAULT);
+                let size = joined.iter().sum();
+                left.extend(kept);
+                left.push(size);
+                written += size;
+                worst = worst.max(size);
+            } else {
+                left.extend(small);
+            }
+            left.push(files);
+            sizes = left;
+            most = most.max(sizes.iter().filter(|size| **size < LARGE).count());
+        }
+        (most, written / (commits as u64 * files), worst)
+    }
+
+    #[test]
+    fn merging_stays_cheap_as_a_table_grows() {
+        // A day and two months of micro-batches; commits of many files.
+        for (commits, files) in [(2_880, 4), (172_800, 4), (172_800, 1), (5_000, 200)] {
+            let (most, rewrites, _) = stream(commits, files);
+            assert!(most <= 101, "{most} small manifests after {commits} commits of {files}");
+            assert!(rewrites <= 4, "each entry of {commits} commits of {files} was written {rewrites} times more");
+        }
+        let (_, _, worst) = stream(700, 4);
+        assert!(worst <= 400, "{worst} entries written again by one commit");
+    }
+
+    #[test]
+    fn larger_manifests_wait_for_others_of_their_size() {
+        let with = |more: &[u64]| [vec![4; 90], more.to_vec()].concat();
+        assert_eq!(joined_below(&with(&[]), 90), 8);
+        // The result, of 360 entries, is no smaller than these.
+        assert_eq!(joined_below(&with(&[50; 3]), 90), 64);
+        assert_eq!(joined_below(&with(&[400; 6]), 90), 64);
+        assert_eq!(joined_below(&with(&[400; 7]), 90), 512);
+        // Too many would be left.
+        assert_eq!(joined_below(&[4, 400], 2), u64::MAX);
+        assert_eq!(joined_below(&[4, 400, 3_000, 30_000], 3), u64::MAX);
+    }
 }

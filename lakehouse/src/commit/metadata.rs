@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use chainalytics_common::Result;
+use iceberg::TableUpdate;
 use iceberg::spec::{NestedFieldRef, Schema, TableMetadata};
 use uuid::Uuid;
 
@@ -9,19 +10,25 @@ use super::edit::{self, TableEdit};
 use crate::err;
 use crate::table::{Table, arrow_schema};
 
-/// The table's metadata with its new definition, if the change has one; what the snapshot is then built with.
-pub(super) fn defined(table: &Table, change: &TableChange) -> Result<Arc<TableMetadata>> {
+/// The table's metadata with its new definition, if the change has one: what the snapshot is then built with. Beside it
+/// the steps that led there.
+pub(super) fn defined(table: &Table, change: &TableChange) -> Result<(Arc<TableMetadata>, Vec<TableUpdate>)> {
     let metadata = with_new_columns(table, change)?;
     if change.definition.is_empty() {
-        return Ok(metadata);
+        return Ok((metadata, Vec::new()));
     }
-    redefined(&metadata, &change.definition)
+    with_edits(table, &metadata, &change.definition)
 }
 
-/// Metadata after changes of the definition, not committed.
-pub(crate) fn redefined(metadata: &TableMetadata, edits: &[TableEdit]) -> Result<Arc<TableMetadata>> {
-    let builder = edit::apply(metadata.clone().into_builder(None), metadata, edits)?;
-    Ok(Arc::new(builder.build().map_err(err::iceberg_input)?.metadata))
+/// The table's metadata after changes of the definition, not committed.
+pub(crate) fn redefined(table: &Table, edits: &[TableEdit]) -> Result<Arc<TableMetadata>> {
+    Ok(with_edits(table, table.metadata(), edits)?.0)
+}
+
+fn with_edits(table: &Table, metadata: &TableMetadata, edits: &[TableEdit]) -> Result<(Arc<TableMetadata>, Vec<TableUpdate>)> {
+    let builder = edit::apply(metadata.clone().into_builder(None), metadata, table.references()?.as_ref(), edits)?;
+    let built = builder.build().map_err(err::iceberg_input)?;
+    Ok((Arc::new(built.metadata), built.changes))
 }
 
 /// The table's metadata with new columns, if the change adds any.

@@ -16,13 +16,12 @@ use super::validate::{Verdict, validate};
 use super::{CommitOptions, RUN_ID_KEY, STEP_KEY, TableOutcome};
 use crate::catalog::TableCommit;
 use crate::err;
-use crate::table::{MAIN_BRANCH, SnapshotInfo, Table};
+use crate::table::{MAIN_BRANCH, SnapshotInfo, Table, references_after};
 use crate::write::DataFileInfo;
 
 /// One table's new version: written, not yet current.
 pub(super) struct Prepared {
     pub commit: TableCommit,
-    pub metadata: Arc<TableMetadata>,
     pub outcome: TableOutcome,
     /// Metadata files that fell out of the log and may go once the commit stands.
     pub expired_metadata: Vec<String>,
@@ -39,7 +38,7 @@ pub(super) async fn prepare(table: &Table, change: &TableChange, options: &Commi
     if let Verdict::AlreadyCommitted(snapshot) = validate(table, change, options).await? {
         return Ok(Step::Done(already_committed(table, snapshot)));
     }
-    let metadata = defined(table, change)?;
+    let (metadata, mut changes) = defined(table, change)?;
     let mut outcome = TableOutcome {
         ident: table.ident().clone(),
         already_committed: false,
@@ -85,11 +84,14 @@ pub(super) async fn prepare(table: &Table, change: &TableChange, options: &Commi
         builder = edit(table, builder)?;
     }
     let built = builder.build().map_err(err::iceberg)?;
+    changes.extend(built.changes);
+    let refs = references_after(&*table.references()?, &built.metadata, changes.iter())?;
     let metadata = Arc::new(built.metadata);
-    let json = serde_json::to_vec(metadata.as_ref()).map_err(|e| err::internal(format!("table metadata: {e}")))?;
+    let cache = table.store().metadata_cache();
+    let text = cache.encode(&metadata, &refs)?;
     written.push(outcome.metadata_location.clone());
-    table.store().write(&outcome.metadata_location, json.into()).await?;
-    table.store().metadata_cache().put_metadata(&outcome.metadata_location, Arc::clone(&metadata));
+    table.store().write(&outcome.metadata_location, text).await?;
+    cache.put_metadata_with(&outcome.metadata_location, Arc::clone(&metadata), Arc::new(refs));
 
     let deletes_expired = metadata.properties().get("write.metadata.delete-after-commit.enabled").is_some_and(|value| value == "true");
     Ok(Step::Ready(Box::new(Prepared {
@@ -98,7 +100,6 @@ pub(super) async fn prepare(table: &Table, change: &TableChange, options: &Commi
             old_location: table.metadata_location().to_owned(),
             new_location: outcome.metadata_location.clone(),
         },
-        metadata,
         outcome,
         expired_metadata: match deletes_expired {
             true => built.expired_metadata_logs.into_iter().map(|log| log.metadata_file).collect(),

@@ -4,7 +4,7 @@ use chainalytics_common::{Error, ErrorCode, Result};
 use iceberg::spec::{FormatVersion, SnapshotReference, SnapshotRetention, TableMetadata, TableMetadataBuilder};
 
 use crate::err;
-use crate::table::{MAIN_BRANCH, references};
+use crate::table::{MAIN_BRANCH, Refs};
 
 /// How long a ref and its snapshots are kept; what is not given stays with the table's defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,16 +45,15 @@ pub enum RefEdit {
     },
 }
 
-/// Adds one change to the builder; `metadata` is what the builder was made from.
+/// Adds one change to the builder; `metadata`, with its `refs`, is what the builder was made from.
 ///
 /// # Errors
 /// `RefExists`; `SnapshotNotFound` for a ref or snapshot that does not exist; `InvalidArgument` for a ref of the other
 /// kind or a change of `main`.
-pub(super) fn apply(builder: TableMetadataBuilder, metadata: &TableMetadata, edit: &RefEdit) -> Result<TableMetadataBuilder> {
-    let refs = references(metadata)?;
+pub(super) fn apply(builder: TableMetadataBuilder, metadata: &TableMetadata, refs: &Refs, edit: &RefEdit) -> Result<TableMetadataBuilder> {
     let kind = |is_branch: bool| if is_branch { "branch" } else { "tag" };
     match edit {
-        // Iceberg's library writes no refs into metadata of format v1: they would be gone with the next commit.
+        // The specification gives them to format v2. Those that Spark has written into v1 all the same are kept.
         RefEdit::Set { name, is_branch, .. } if metadata.format_version() == FormatVersion::V1 => Err(err::unsupported(format!(
             "{} '{name}': a table of format v1 keeps no branches and tags; set its property format-version to 2",
             kind(*is_branch)

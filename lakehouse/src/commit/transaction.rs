@@ -185,15 +185,13 @@ impl Transaction {
         Ok(steps)
     }
 
-    /// After the swap: remembers the new metadata and deletes metadata files that fell out of the log.
+    /// After the swap: deletes metadata files that fell out of the log.
     async fn finish(&self, steps: Vec<Step>) -> Vec<TableOutcome> {
         let store = self.catalog.store();
         let mut expired = Vec::new();
         let mut outcomes = Vec::with_capacity(steps.len());
         for step in steps {
             if let Step::Ready(prepared) = &step {
-                let location = &prepared.commit.new_location;
-                store.metadata_cache().put_metadata(location, Arc::clone(&prepared.metadata));
                 expired.extend(prepared.expired_metadata.iter().cloned());
             }
             outcomes.push(step.into_outcome());

@@ -11,7 +11,7 @@ use crate::commit::{CommitOptions, TableChange, Transaction};
 use crate::err;
 use crate::ident::TableIdent;
 use crate::lakehouse::Lakehouse;
-use crate::table::{MAIN_BRANCH, Table, ref_not_found, references};
+use crate::table::{MAIN_BRANCH, Table, ref_not_found};
 
 /// Where the main branch was and is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,8 +133,8 @@ async fn move_main(lakehouse: &Lakehouse, ident: &TableIdent, choose: impl Fn(&T
 
 /// Points `branch` at a snapshot, its retention kept. When the main branch moves, the progress of streams moves with it.
 pub(super) fn point(table: &Table, builder: TableMetadataBuilder, branch: &str, target: i64) -> Result<TableMetadataBuilder> {
-    let retention = match references(table.metadata())?.remove(branch) {
-        Some(reference) if reference.is_branch() => reference.retention,
+    let retention = match table.references()?.get(branch) {
+        Some(reference) if reference.is_branch() => reference.retention.clone(),
         Some(_) => {
             return Err(err::invalid(format!("'{branch}' of table {} is a tag, tags never move", table.ident())));
         }

@@ -10,7 +10,7 @@ use super::branches::known;
 use super::expire::ExpireOptions;
 use super::number;
 use crate::err;
-use crate::table::{MAIN_BRANCH, Table, references};
+use crate::table::{MAIN_BRANCH, Table};
 
 /// Property: age after which snapshots may expire, milliseconds (default 5 days).
 pub(super) const MAX_SNAPSHOT_AGE: &str = "history.expire.max-snapshot-age-ms";
@@ -51,7 +51,7 @@ pub(super) fn judge(table: &Table, options: &ExpireOptions, now_ms: i64) -> Resu
 
     let mut verdict = Verdict::default();
     let mut retained = Vec::new();
-    for (name, reference) in references(metadata)? {
+    for (name, reference) in table.references()?.iter() {
         let age = match (&reference.retention, metadata.snapshot_by_id(reference.snapshot_id)) {
             (_, None) => i64::MAX,
             (_, Some(_)) if name == MAIN_BRANCH => i64::MIN,
@@ -59,9 +59,9 @@ pub(super) fn judge(table: &Table, options: &ExpireOptions, now_ms: i64) -> Resu
         };
         let (SnapshotRetention::Branch { max_ref_age_ms, .. } | SnapshotRetention::Tag { max_ref_age_ms }) = &reference.retention;
         if age == i64::MAX || age > max_ref_age_ms.unwrap_or(max_ref_age) {
-            verdict.refs.push(name);
+            verdict.refs.push(name.clone());
         } else {
-            retained.push((name, reference));
+            retained.push((name.clone(), reference.clone()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! A table as of one metadata file: schema, partitioning, properties and the ancestry of its snapshots.
 
 pub mod arrow_schema;
+mod document;
 mod refs;
 mod snapshots;
 
@@ -14,8 +15,9 @@ use iceberg::spec::{Manifest, ManifestFile, TableMetadata};
 use crate::ident::TableIdent;
 use crate::store::StoreRegistry;
 
+pub(crate) use document::{SnapshotTexts, encode_metadata, parse_metadata};
 pub use refs::{MAIN_BRANCH, RefInfo};
-pub(crate) use refs::{ref_not_found, references};
+pub(crate) use refs::{Refs, ref_not_found, references, references_after};
 pub use snapshots::SnapshotInfo;
 
 /// One version of a table. Cheap to clone; never changes: load it again to see newer commits.
@@ -149,7 +151,7 @@ impl Table {
 
     /// The table as it would be after changes of its definition that are not committed yet.
     pub fn redefined(&self, edits: &[crate::commit::TableEdit]) -> Result<Self> {
-        let metadata = crate::commit::redefined(&self.metadata, edits)?;
+        let metadata = crate::commit::redefined(self, edits)?;
         let table = Self::new(self.ident.clone(), self.metadata_location.clone(), metadata, Arc::clone(&self.store))?;
         Ok(Self { lent: Arc::clone(&self.lent), lent_until_ms: self.lent_until_ms, ..table })
     }

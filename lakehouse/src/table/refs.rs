@@ -1,9 +1,11 @@
 //! Branches and tags (Iceberg spec, "Snapshot References").
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chainalytics_common::{Error, ErrorCode, Result};
-use iceberg::spec::{SnapshotRef, SnapshotReference, SnapshotRetention, TableMetadata};
+use iceberg::TableUpdate;
+use iceberg::spec::{FormatVersion, SnapshotRef, SnapshotReference, SnapshotRetention, TableMetadata};
 use serde::Deserialize;
 
 use super::Table;
@@ -29,8 +31,16 @@ pub struct RefInfo {
     pub max_snapshot_age_ms: Option<i64>,
 }
 
-/// Every ref of a table by name. The library offers no accessor, its JSON form does.
-pub(crate) fn references(metadata: &TableMetadata) -> Result<BTreeMap<String, SnapshotReference>> {
+/// Branches and tags by name.
+pub(crate) type Refs = BTreeMap<String, SnapshotReference>;
+
+/// Every ref of a table by name. The library offers no accessor, its JSON form does; that takes the longer the more
+/// snapshots there are, so ask [`Table::references`] where there is a table.
+pub(crate) fn references(metadata: &TableMetadata) -> Result<Refs> {
+    if metadata.format_version() == FormatVersion::V1 {
+        // That form has no refs. Those that it would have are known from where the metadata came from.
+        return Ok(main_alone(metadata));
+    }
     let json = serde_json::to_value(metadata).map_err(|e| err::internal(format!("cannot encode table metadata: {e}")))?;
     match json.get("refs") {
         Some(refs) => BTreeMap::deserialize(refs).map_err(|e| err::metadata(format!("refs of a table: {e}"))),
@@ -38,22 +48,73 @@ pub(crate) fn references(metadata: &TableMetadata) -> Result<BTreeMap<String, Sn
     }
 }
 
+/// The main branch as a table has it that names none.
+pub(super) fn main_alone(metadata: &TableMetadata) -> Refs {
+    let retention = SnapshotRetention::branch(None, None, None);
+    let main = metadata.current_snapshot_id().map(|id| (MAIN_BRANCH.to_owned(), SnapshotReference::new(id, retention)));
+    main.into_iter().collect()
+}
+
+/// The refs of the metadata that `changes` led to from metadata with the refs `old`.
+///
+/// # Errors
+/// `Internal` if that is not what the library made of them.
+pub(crate) fn references_after<'a>(old: &Refs, metadata: &TableMetadata, changes: impl Iterator<Item = &'a TableUpdate>) -> Result<Refs> {
+    let mut refs = old.clone();
+    for change in changes {
+        match change {
+            TableUpdate::SetSnapshotRef { ref_name, reference } => {
+                let mut reference = reference.clone();
+                // The library has not read how long this branch keeps its snapshots.
+                if metadata.format_version() == FormatVersion::V1
+                    && ref_name == MAIN_BRANCH
+                    && let Some(old) = refs.get(ref_name)
+                {
+                    reference.retention = old.retention.clone();
+                }
+                refs.insert(ref_name.clone(), reference);
+            }
+            TableUpdate::RemoveSnapshotRef { ref_name } => {
+                refs.remove(ref_name);
+            }
+            _ => {}
+        }
+    }
+    // Those of a snapshot that goes go with it.
+    refs.retain(|_, reference| metadata.snapshot_by_id(reference.snapshot_id).is_some());
+    for (name, reference) in main_alone(metadata) {
+        refs.entry(name).or_insert(reference);
+    }
+    for (name, reference) in &refs {
+        let made = metadata.snapshot_for_ref(name).map(|snapshot| snapshot.snapshot_id());
+        if made != Some(reference.snapshot_id) {
+            return Err(err::internal(format!("ref '{name}' should point at snapshot {}, not {made:?}", reference.snapshot_id)));
+        }
+    }
+    Ok(refs)
+}
+
 impl Table {
+    /// Every branch and tag, by name, in the library's own terms.
+    pub(crate) fn references(&self) -> Result<Arc<Refs>> {
+        self.store.metadata_cache().references(&self.metadata_location, &self.metadata)
+    }
+
     /// Every branch and tag, by name.
     pub fn refs(&self) -> Result<Vec<RefInfo>> {
-        let refs = references(self.metadata())?;
+        let refs = self.references()?;
         Ok(refs
-            .into_iter()
+            .iter()
             .map(|(name, reference)| {
-                let (max_ref_age_ms, min_snapshots_to_keep, max_snapshot_age_ms) = match reference.retention {
+                let (max_ref_age_ms, min_snapshots_to_keep, max_snapshot_age_ms) = match &reference.retention {
                     SnapshotRetention::Branch { min_snapshots_to_keep, max_snapshot_age_ms, max_ref_age_ms } => {
-                        (max_ref_age_ms, min_snapshots_to_keep, max_snapshot_age_ms)
+                        (*max_ref_age_ms, *min_snapshots_to_keep, *max_snapshot_age_ms)
                     }
-                    SnapshotRetention::Tag { max_ref_age_ms } => (max_ref_age_ms, None, None),
+                    SnapshotRetention::Tag { max_ref_age_ms } => (*max_ref_age_ms, None, None),
                 };
                 RefInfo {
                     is_branch: reference.is_branch(),
-                    name,
+                    name: name.clone(),
                     snapshot_id: reference.snapshot_id,
                     max_ref_age_ms,
                     min_snapshots_to_keep,

@@ -18,6 +18,7 @@ use crate::catalog::{Swap, TableCommit};
 use crate::err;
 use crate::ident::TableIdent;
 use crate::store::StoreRegistry;
+use crate::table::{Refs, Table};
 
 const TRANSACTIONS: &str = "POST /v1/{prefix}/transactions/commit";
 /// Looks for a commit whose answer did not come. A gateway that gave up may be ahead of its server.
@@ -28,6 +29,7 @@ const LOOK_WAIT: Duration = Duration::from_millis(250);
 struct Move {
     ident: TableIdent,
     new: Arc<TableMetadata>,
+    new_refs: Arc<Refs>,
     body: CommitBody,
 }
 
@@ -44,11 +46,13 @@ impl RestCatalog {
         for commit in commits.iter().rev() {
             let old = store.metadata_cache().load_metadata(store, &commit.old_location).await?;
             let new = store.metadata_cache().load_metadata(store, &commit.new_location).await?;
-            let steps = difference(&old, &new)?;
+            let cache = store.metadata_cache();
+            let (old_refs, new_refs) = (cache.references(&commit.old_location, &old)?, cache.references(&commit.new_location, &new)?);
+            let steps = difference((&old, &old_refs), (&new, &new_refs));
             if !steps.updates.is_empty() {
                 let identifier = ident_body(&commit.ident);
                 let body = CommitBody { identifier, requirements: steps.requirements, updates: steps.updates };
-                moves.push(Move { ident: commit.ident.clone(), new, body });
+                moves.push(Move { ident: commit.ident.clone(), new, new_refs, body });
             }
         }
         let outcome = match moves.as_slice() {
@@ -153,7 +157,7 @@ impl RestCatalog {
         let mut count = 0;
         for one in moves {
             match self.find_table(&one.ident, store).await {
-                Ok(Some(now)) => count += usize::from(one.is_in(now.metadata())),
+                Ok(Some(now)) => count += usize::from(one.is_in(&now)),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot see whether a commit went through");
@@ -167,7 +171,8 @@ impl RestCatalog {
 
 impl Move {
     /// By its snapshots where it has any: their ids are ours alone. Else by whether anything of its kind is left to do.
-    fn is_in(&self, now: &TableMetadata) -> bool {
+    fn is_in(&self, table: &Table) -> bool {
+        let now = table.metadata();
         let mut snapshots = self.body.updates.iter().filter_map(|update| match update {
             TableUpdate::AddSnapshot { snapshot } => Some(snapshot.snapshot_id()),
             _ => None,
@@ -175,8 +180,9 @@ impl Move {
         if let Some(first) = snapshots.next() {
             return now.snapshot_by_id(first).is_some() && snapshots.all(|id| now.snapshot_by_id(id).is_some());
         }
-        difference(now, &self.new)
-            .is_ok_and(|left| !left.updates.iter().any(|left| self.body.updates.iter().any(|own| discriminant(left) == discriminant(own))))
+        let Ok(refs) = table.references() else { return false };
+        let left = difference((now, &refs), (&self.new, &self.new_refs));
+        !left.updates.iter().any(|left| self.body.updates.iter().any(|own| discriminant(left) == discriminant(own)))
     }
 }
 

@@ -4,11 +4,10 @@
 
 use std::collections::HashMap;
 
-use chainalytics_common::Result;
 use iceberg::spec::{SnapshotRef, TableMetadata};
 use iceberg::{TableRequirement, TableUpdate};
 
-use crate::table::references;
+use crate::table::Refs;
 
 /// "The one just added", in the protocol.
 const LAST_ADDED: i32 = -1;
@@ -19,8 +18,11 @@ pub(super) struct Difference {
     pub requirements: Vec<TableRequirement>,
 }
 
+/// A version of a table: its metadata and its branches and tags.
+pub(super) type Version<'a> = (&'a TableMetadata, &'a Refs);
+
 /// Steps from `old` to `new`.
-pub(super) fn difference(old: &TableMetadata, new: &TableMetadata) -> Result<Difference> {
+pub(super) fn difference((old, old_refs): Version<'_>, (new, new_refs): Version<'_>) -> Difference {
     let mut out = Difference { updates: Vec::new(), requirements: vec![TableRequirement::UuidMatch { uuid: old.uuid() }] };
     if old.format_version() != new.format_version() {
         out.updates.push(TableUpdate::UpgradeFormatVersion { format_version: new.format_version() });
@@ -31,11 +33,11 @@ pub(super) fn difference(old: &TableMetadata, new: &TableMetadata) -> Result<Dif
     out.schemas(old, new);
     out.specs(old, new);
     out.sort_orders(old, new);
-    out.snapshots_and_refs(old, new)?;
+    out.snapshots_and_refs((old, old_refs), (new, new_refs));
     out.statistics(old, new);
     out.properties(old, new);
     out.removed_definitions(old, new);
-    Ok(out)
+    out
 }
 
 impl Difference {
@@ -94,18 +96,17 @@ impl Difference {
         }
     }
 
-    fn snapshots_and_refs(&mut self, old: &TableMetadata, new: &TableMetadata) -> Result<()> {
+    fn snapshots_and_refs(&mut self, (old, old_refs): Version<'_>, (new, new_refs): Version<'_>) {
         let mut added: Vec<&SnapshotRef> = new.snapshots().filter(|s| old.snapshot_by_id(s.snapshot_id()).is_none()).collect();
         added.sort_by_key(|s| (s.sequence_number(), s.timestamp_ms()));
         let mut removed: Vec<i64> = old.snapshots().map(|s| s.snapshot_id()).filter(|id| new.snapshot_by_id(*id).is_none()).collect();
         removed.sort_unstable();
-        let (old_refs, new_refs) = (references(old)?, references(new)?);
         if added.is_empty() && removed.is_empty() && old_refs == new_refs {
-            return Ok(());
+            return;
         }
         // A snapshot takes the next sequence number of the whole table, and one that goes must not be needed by a ref: so
         // no ref may have moved, not only those that this commit moves.
-        for (name, reference) in &old_refs {
+        for (name, reference) in old_refs {
             let snapshot_id = Some(reference.snapshot_id);
             self.requirements.push(TableRequirement::RefSnapshotIdMatch { r#ref: name.clone(), snapshot_id });
         }
@@ -119,14 +120,13 @@ impl Difference {
             self.updates.push(TableUpdate::RemoveSnapshotRef { ref_name: name.clone() });
         }
         for (name, reference) in new_refs {
-            if old_refs.get(&name) != Some(&reference) {
-                self.updates.push(TableUpdate::SetSnapshotRef { ref_name: name, reference });
+            if old_refs.get(name) != Some(reference) {
+                self.updates.push(TableUpdate::SetSnapshotRef { ref_name: name.clone(), reference: reference.clone() });
             }
         }
         if !removed.is_empty() {
             self.updates.push(TableUpdate::RemoveSnapshots { snapshot_ids: removed });
         }
-        Ok(())
     }
 
     fn statistics(&mut self, old: &TableMetadata, new: &TableMetadata) {
@@ -195,6 +195,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::table::references;
 
     fn schema(columns: i32) -> Schema {
         let field = |id: i32| NestedField::optional(id, format!("c{id}"), Type::Primitive(PrimitiveType::Long)).into();
@@ -218,6 +219,10 @@ mod tests {
             .with_summary(Summary { operation: Operation::Append, additional_properties: HashMap::new() })
             .with_schema_id(0)
             .build()
+    }
+
+    fn steps(old: &TableMetadata, new: &TableMetadata) -> Difference {
+        difference((old, &references(old).unwrap()), (new, &references(new).unwrap()))
     }
 
     /// What the server would make of the updates.
@@ -256,18 +261,17 @@ mod tests {
             .build()
             .unwrap()
             .metadata;
-        let steps = difference(&old, &new).unwrap();
-        let made = applied(&old, steps);
+        let made = applied(&old, steps(&old, &new));
         assert_eq!(made.current_schema(), new.current_schema());
         assert_eq!(made.default_partition_spec(), new.default_partition_spec());
         assert_eq!(made.properties(), new.properties());
         assert_eq!(made.current_snapshot(), new.current_snapshot());
         assert_eq!(references(&made).unwrap(), references(&new).unwrap());
-        assert!(difference(&made, &new).unwrap().updates.is_empty());
+        assert!(steps(&made, &new).updates.is_empty());
 
         // Expiry: the first snapshot and its tag go.
         let expired = made.clone().into_builder(None).remove_ref("before").remove_snapshots(&[1]).build().unwrap().metadata;
-        let left = applied(&made, difference(&made, &expired).unwrap());
+        let left = applied(&made, steps(&made, &expired));
         assert_eq!(left.snapshots().len(), 1);
         assert!(left.snapshot_for_ref("before").is_none());
     }
@@ -276,7 +280,7 @@ mod tests {
     fn a_moved_branch_breaks_the_requirements() {
         let old = table();
         let ours = old.clone().into_builder(None).set_branch_snapshot(snapshot(7, None, 1), "main").unwrap();
-        let steps = difference(&old, &ours.build().unwrap().metadata).unwrap();
+        let steps = steps(&old, &ours.build().unwrap().metadata);
         let theirs = old.into_builder(None).set_branch_snapshot(snapshot(8, None, 1), "main").unwrap();
         let theirs = theirs.build().unwrap().metadata;
         assert!(steps.requirements.iter().any(|requirement| requirement.check(Some(&theirs)).is_err()));
