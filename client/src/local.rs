@@ -1,7 +1,10 @@
 //! Queries in this process. Hash joins keep a whole side in memory: a query that ran out of it before its first row is
 //! planned anew, once, with joins that spill.
 
+use std::sync::Arc;
+
 use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_lakehouse::scan::naming_damaged_files;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
@@ -23,7 +26,9 @@ pub(crate) async fn execute(plan: &LogicalPlan, state: &SessionState) -> Result<
 
 async fn started(plan: &LogicalPlan, state: &SessionState) -> Result<SendableRecordBatchStream> {
     let plan = state.create_physical_plan(plan).await.map_err(Error::from_datafusion)?;
-    let mut rows = execute_stream(plan, state.task_ctx()).map_err(Error::from_datafusion)?;
+    let context = state.task_ctx();
+    let rows = execute_stream(Arc::clone(&plan), Arc::clone(&context)).map_err(Error::from_datafusion)?;
+    let mut rows = naming_damaged_files(rows, plan, context);
     let schema = rows.schema();
     let first = match rows.next().await {
         Some(Err(error)) => return Err(Error::from_datafusion(error)),
@@ -36,8 +41,6 @@ async fn started(plan: &LogicalPlan, state: &SessionState) -> Result<SendableRec
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use std::sync::Arc;
-
     use datafusion::execution::memory_pool::FairSpillPool;
     use datafusion::execution::runtime_env::RuntimeEnvBuilder;
     use datafusion::prelude::{SessionConfig, SessionContext};

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chainalytics_common::{Config, Error, Master, Result, keys};
+use chainalytics_common::{Config, Error, ErrorCode, Master, Result, keys};
 use chainalytics_engine::Engine;
 use chainalytics_engine::options::MAX_MESSAGE_BYTES;
 use chainalytics_lakehouse::commit::TableOutcome;
 use chainalytics_lakehouse::dml::{WriteMode, WriteOptions, write_dataframe};
 use chainalytics_lakehouse::exec::QueryExecutor;
+use chainalytics_lakehouse::scan::{name_damaged_file, naming_damaged_files};
 use chainalytics_lakehouse::sql::{self, LakehouseCatalogProvider, StatementResult};
 use chainalytics_lakehouse::{Lakehouse, StoreRegistry, TableIdent};
 use datafusion::dataframe::DataFrame;
@@ -187,7 +188,13 @@ impl QueryExecutor for Session {
                 if crate::cluster::runs_here(&plan).map_err(Error::from_datafusion)? {
                     return local::execute(&plan, &state).await;
                 }
-                cluster.execute_logical(plan, &state).await
+                match cluster.execute_logical(plan.clone(), &state).await {
+                    Err(error) if error.code() == ErrorCode::QueryFailed => {
+                        let physical = state.create_physical_plan(&plan).await.map_err(Error::from_datafusion);
+                        Err(self.naming_files(error, physical).await)
+                    }
+                    done => done,
+                }
             }
             None => local::execute(&plan, &state).await,
         }
@@ -195,13 +202,28 @@ impl QueryExecutor for Session {
 
     async fn execute_physical(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream> {
         match &self.cluster {
-            Some(cluster) => cluster.execute_physical(plan, &self.ctx.state()).await,
-            None => execute_stream(plan, self.ctx.task_ctx()).map_err(Error::from_datafusion),
+            Some(cluster) => match cluster.execute_physical(Arc::clone(&plan), &self.ctx.state()).await {
+                Err(error) if error.code() == ErrorCode::QueryFailed => Err(self.naming_files(error, Ok(plan)).await),
+                done => done,
+            },
+            None => {
+                let context = self.ctx.task_ctx();
+                let rows = execute_stream(Arc::clone(&plan), Arc::clone(&context)).map_err(Error::from_datafusion)?;
+                Ok(naming_damaged_files(rows, plan, context))
+            }
         }
     }
 }
 
 impl Session {
+    /// The error of a query that executors could not finish; if it is about a data file that it does not name, one that does.
+    async fn naming_files(&self, error: Error, plan: Result<Arc<dyn ExecutionPlan>>) -> Error {
+        match plan {
+            Ok(plan) => Error::from_datafusion(name_damaged_file(error.into(), &plan, &self.ctx.task_ctx()).await),
+            Err(_) => error,
+        }
+    }
+
     /// Options that tie a commit to this run and `step`, so that a repeated step finds itself done. Without a run commits are free.
     #[must_use]
     pub fn write_options(&self, step: impl Into<String>) -> WriteOptions {

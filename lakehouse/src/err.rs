@@ -61,15 +61,24 @@ pub(crate) fn storage_read(location: &str, source: impl Into<Source>) -> Error {
     storage(ErrorCode::StorageRead, format!("cannot read {location}"), source.into())
 }
 
+/// What can be done about a file of a table that is gone or damaged.
+const LOST_FILE_HELP: &str = "restore the file from a copy, or roll the table back to a snapshot without it";
+
 /// An error while a data file was being read: says which file it was.
 pub(crate) fn data_file(path: &str, source: datafusion::error::DataFusionError) -> Error {
+    table_file("data file", path, source)
+}
+
+/// An error while a Parquet file of a table was being read: says which file it was. Errors that are none of the file's stay
+/// as they are.
+pub(crate) fn table_file(what: &str, path: &str, source: datafusion::error::DataFusionError) -> Error {
     let error = Error::from_datafusion(source);
-    match error.code() {
-        ErrorCode::QueryFailed | ErrorCode::StorageRead if !error.message().contains(path) => {
-            Error::new(ErrorCode::StorageRead, format!("cannot read data file {path}: {}", error.message())).with_source(error)
-        }
-        _ => error,
+    if !matches!(error.code(), ErrorCode::QueryFailed | ErrorCode::StorageRead) || error.message().contains(LOST_FILE_HELP) {
+        return error;
     }
+    let message = error.message();
+    let known = message.strip_prefix(&format!("cannot read {path}: ")).unwrap_or(message);
+    Error::new(ErrorCode::StorageRead, format!("cannot read {what} {path}: {}; {LOST_FILE_HELP}", shortened(known))).with_source(error)
 }
 
 pub(crate) fn storage_write(location: &str, source: impl Into<Source>) -> Error {
@@ -88,13 +97,17 @@ fn storage(otherwise: ErrorCode, what: String, source: Source) -> Error {
         ErrorCode::BucketNotFound => "there is no such bucket".to_owned(),
         ErrorCode::StorageDenied => "the store refuses these credentials".to_owned(),
         ErrorCode::StorageUnreachable => "the store cannot be reached".to_owned(),
-        _ => text.chars().take(CAUSE_CHARS_MAX).collect(),
+        _ => shortened(&text),
     };
     Error::new(code, format!("{what}: {why}")).with_source(source)
 }
 
 /// Characters of a cause that a message repeats; some stores answer with pages.
 const CAUSE_CHARS_MAX: usize = 400;
+
+fn shortened(text: &str) -> String {
+    text.chars().take(CAUSE_CHARS_MAX).collect()
+}
 
 /// Text of an error and of what caused it, each told once.
 fn causes(error: &(dyn StdError + 'static)) -> String {
@@ -126,11 +139,16 @@ pub(crate) fn iceberg(source: iceberg::Error) -> Error {
 
 /// As [`iceberg`], with the name of the file that could not be read.
 pub(crate) fn iceberg_file(what: &str, location: &str, source: iceberg::Error) -> Error {
-    let error = iceberg(source);
-    if error.message().contains(location) {
+    table_metadata(what, location, iceberg(source))
+}
+
+/// An error about a file of a table's metadata, with the file's name and what can be done.
+pub(crate) fn table_metadata(what: &str, location: &str, error: Error) -> Error {
+    if !matches!(error.code(), ErrorCode::StorageRead | ErrorCode::TableFormat) {
         return error;
     }
-    Error::new(error.code(), format!("cannot read {what} {location}: {}", error.message())).with_source(error)
+    let known = error.message().strip_prefix(&format!("cannot read {location}: ")).unwrap_or(error.message());
+    Error::new(error.code(), format!("cannot read {what} {location}: {known}; {LOST_FILE_HELP}")).with_source(error)
 }
 
 /// An error of Iceberg's library about what the caller asked for (a schema, a partition spec, a property).

@@ -17,6 +17,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use chainalytics_common::{Error, Result};
 
 use crate::lakehouse::Lakehouse;
+use crate::scan::naming_damaged_files;
 use crate::sql::LakehouseCatalogProvider;
 use crate::store::StoreRegistry;
 use crate::write::IcebergWritePlanner;
@@ -75,7 +76,9 @@ impl QueryExecutor for LocalExecutor {
     }
 
     async fn execute_physical(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream> {
-        execute_stream(plan, self.ctx.task_ctx()).map_err(Error::from_datafusion)
+        let context = self.ctx.task_ctx();
+        let rows = execute_stream(Arc::clone(&plan), Arc::clone(&context)).map_err(Error::from_datafusion)?;
+        Ok(naming_damaged_files(rows, plan, context))
     }
 }
 

@@ -255,3 +255,54 @@ async fn tables_are_created_once_and_dropped_with_their_files() {
     let error = lake.catalog().load_table(table.ident()).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::TableNotFound);
 }
+
+#[tokio::test]
+async fn refs_that_spark_wrote_into_format_v1_are_kept() {
+    let lake = TestLakehouse::open().await;
+    let create = CreateTable::new(lake.ident("t").unwrap(), schema()).with_property("format-version", "1");
+    let table = lake.catalog().create_table(create, false).await.unwrap();
+    let first = append(&lake, &table, &[1], "a").await.tables[0].snapshot_id.unwrap();
+    append(&lake, &table, &[2], "b").await;
+    let table = lake.catalog().load_table(table.ident()).await.unwrap();
+    let now = table.current_snapshot_id().unwrap();
+    let text = lake.store().read(table.metadata_location()).await.unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(json["format-version"], 1);
+    json["refs"] = serde_json::json!({
+        "main": {"snapshot-id": now, "type": "branch", "min-snapshots-to-keep": 1},
+        "release": {"snapshot-id": first, "type": "tag", "max-ref-age-ms": 9_000_000_000_000_i64},
+        "audit": {"snapshot-id": first, "type": "branch", "max-snapshot-age-ms": 5},
+    });
+    let theirs = format!("{}/metadata/00003-theirs.metadata.json", table.location());
+    lake.store().write(&theirs, serde_json::to_vec(&json).unwrap().into()).await.unwrap();
+    let swap = TableCommit { ident: table.ident().clone(), old_location: table.metadata_location().to_owned(), new_location: theirs };
+    lake.catalog().commit(vec![swap]).await.unwrap();
+
+    let expected = lake.catalog().load_table(table.ident()).await.unwrap().refs().unwrap();
+    assert_eq!(expected.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["audit", "main", "release"]);
+    let retained = (expected[1].min_snapshots_to_keep, expected[2].max_ref_age_ms, expected[0].max_snapshot_age_ms);
+    assert_eq!(retained, (Some(1), Some(9_000_000_000_000), Some(5)));
+    let third = append(&lake, &table, &[3], "c").await.tables[0].snapshot_id.unwrap();
+    // By another process, after an expiry, and after the upgrade.
+    for step in 0..3 {
+        match step {
+            1 => {
+                let options = crate::maintenance::ExpireOptions { older_than_ms: Some(i64::MAX), ..Default::default() };
+                assert_eq!(crate::maintenance::expire_snapshots(&lake, table.ident(), &options).await.unwrap().snapshots, 1);
+            }
+            2 => {
+                let upgrade = TableChange::metadata(table.ident().clone()).edit(vec![TableEdit::FormatVersion(2)]);
+                Transaction::new(&lake).add(upgrade).commit(CommitOptions::default()).await.unwrap();
+            }
+            _ => {}
+        }
+        let location = lake.catalog().metadata_location(table.ident()).await.unwrap().unwrap();
+        let fresh = Table::from_metadata_location(table.ident().clone(), &location, crate::store::StoreRegistry::local()).await.unwrap();
+        let mut expected = expected.clone();
+        expected[1].snapshot_id = third;
+        assert_eq!(fresh.refs().unwrap(), expected, "step {step}");
+        assert_eq!(fresh.snapshot_id_of_ref("release"), Some(first), "step {step}");
+        assert_eq!(fresh.format_version(), if step == 2 { 2 } else { 1 });
+        assert_eq!(fresh.on_branch("audit").unwrap().current_snapshot_id(), Some(first));
+    }
+}

@@ -23,6 +23,7 @@ use serde_json::Value;
 use chainalytics_common::{Error, ErrorCode, Result};
 
 use super::files::ScanFile;
+use crate::err;
 use crate::store::{Location, StoreRegistry};
 use crate::write::partition_json;
 
@@ -141,7 +142,7 @@ pub async fn footer_names(store: &Arc<StoreRegistry>, path: &str, size: u64) -> 
     let metadata = ParquetMetaDataReader::new()
         .load_and_finish(FooterReader(location), size)
         .await
-        .map_err(|e| Error::new(ErrorCode::StorageRead, format!("cannot read the footer of {path}: {e}")))?;
+        .map_err(|e| err::storage_read(path, e))?;
     let root = metadata.file_metadata().schema_descr().root_schema();
     let mut names = FooterNames::default();
     collect_names(root, &mut names.by_id);

@@ -5,6 +5,7 @@
 
 mod build;
 pub(crate) mod changes;
+mod damage;
 pub(crate) mod deletes;
 mod evolution;
 pub(crate) mod files;
@@ -21,6 +22,7 @@ mod statistics;
 pub(crate) mod values;
 
 pub use changes::{Incremental, SnapshotRange};
+pub use damage::{name_damaged_file, naming_damaged_files};
 pub(crate) use judge::is_total;
 pub(crate) use lent::{LentCredentialsExec, with_lent};
 pub use metadata_columns::{FILE_COLUMN, LAST_UPDATED_COLUMN, MetadataColumn, POSITION_COLUMN, ROW_ID_COLUMN};

@@ -3,7 +3,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chainalytics_common::Result;
+use chainalytics_common::{Error, Result};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use iceberg::spec::{FormatVersion, Manifest, ManifestEntry, ManifestFile, ManifestList, TableMetadata};
 use lru::LruCache;
@@ -78,11 +78,13 @@ impl MetadataCache {
         if let Some(found) = self.metadata.lock().get(location) {
             return Ok(Arc::clone(&found.metadata));
         }
-        let damaged = |why: &dyn std::fmt::Display| {
-            err::metadata(format!("cannot read metadata file {location}: {why}; it is damaged: restore it, or register the table by an earlier one"))
+        let failed = |why: Error| {
+            let help = "restore it from a copy, or register the table by an earlier metadata file";
+            let known = why.message().strip_prefix(&format!("cannot read {location}: ")).unwrap_or(why.message());
+            Error::new(why.code(), format!("cannot read metadata file {location}: {known}; {help}")).with_source(why)
         };
-        let text = plain(store.read(location).await?).map_err(|e| damaged(&e))?;
-        let (metadata, refs) = parse_metadata(&text).map_err(|e| damaged(&e))?;
+        let text = plain(store.read(location).await.map_err(failed)?).map_err(|e| failed(err::metadata(e.to_string())))?;
+        let (metadata, refs) = parse_metadata(&text).map_err(|e| failed(err::metadata(e)))?;
         let metadata = Arc::new(metadata);
         self.put_metadata_with(location, Arc::clone(&metadata), Arc::new(refs));
         Ok(metadata)
@@ -139,7 +141,7 @@ impl MetadataCache {
         if let Some(found) = self.lists.lock().get(location) {
             return Ok(Arc::clone(found));
         }
-        let bytes = store.read(location).await?;
+        let bytes = store.read(location).await.map_err(|e| err::table_metadata("manifest list", location, e))?;
         let list = ManifestList::parse_with_version(&bytes, version).map_err(|e| err::iceberg_file("manifest list", location, e))?;
         let list = Arc::new(list.consume_entries().into_iter().collect::<Vec<_>>());
         self.lists.lock().put(location.to_owned(), Arc::clone(&list));

@@ -65,10 +65,9 @@ pub(crate) fn references_after<'a>(old: &Refs, metadata: &TableMetadata, changes
         match change {
             TableUpdate::SetSnapshotRef { ref_name, reference } => {
                 let mut reference = reference.clone();
-                // The library has not read how long this branch keeps its snapshots.
-                if metadata.format_version() == FormatVersion::V1
-                    && ref_name == MAIN_BRANCH
-                    && let Some(old) = refs.get(ref_name)
+                // No change takes a branch's retention away; but the library has not read that of the main branch of format v1.
+                if reference.retention == SnapshotRetention::branch(None, None, None)
+                    && let Some(old) = refs.get(ref_name).filter(|old| old.is_branch())
                 {
                     reference.retention = old.retention.clone();
                 }

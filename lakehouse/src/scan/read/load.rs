@@ -12,7 +12,7 @@ use object_store::ObjectStoreExt;
 use roaring::RoaringTreemap;
 use tokio::sync::Mutex;
 
-use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_common::{Error, Result};
 
 use super::open::ParquetOpener;
 use super::filter::{DeletedRows, EqualityFilter, RowFilter, rows_size};
@@ -49,7 +49,7 @@ pub(super) async fn load(
                 let location = opener.store.resolve(&delete.path)?;
                 let range = *offset..offset.saturating_add(*length);
                 let blob = location.store.get_range(&location.path, range).await;
-                let blob = blob.map_err(|e| err::storage_read(&delete.path, e))?;
+                let blob = blob.map_err(|e| err::table_file("delete file", &delete.path, e.into()))?;
                 filter.positions.push(Arc::new(vector::decode(&blob, &delete.path, *rows)?));
             }
             DeleteContent::Positions => {
@@ -74,7 +74,7 @@ async fn positions(loader: &Loader, opener: &ParquetOpener, reservation: &Memory
     if let Some(known) = loaded.get(&delete.path) {
         return Ok(Arc::clone(known));
     }
-    let names = footer_names(&opener.store, &delete.path, delete.size).await?;
+    let names = footer_names(&opener.store, &delete.path, delete.size).await.map_err(|e| read_error(delete)(e.into()))?;
     let name = |id: i32, default: &str| names.get(id).unwrap_or(default).to_owned();
     let columns: Vec<FieldRef> = vec![
         Arc::new(Field::new(name(DELETE_FILE_PATH_ID, "file_path"), DataType::Utf8, false)),
@@ -131,7 +131,7 @@ async fn deleted_rows(
     if let Some(known) = loaded.get(&delete.path) {
         return Ok(Arc::clone(known));
     }
-    let names = footer_names(&opener.store, &delete.path, delete.size).await?;
+    let names = footer_names(&opener.store, &delete.path, delete.size).await.map_err(|e| read_error(delete)(e.into()))?;
     let at = indices(ids, spec, &delete.path)?;
     let fields: Vec<FieldRef> = ids
         .iter()
@@ -177,11 +177,5 @@ fn reserve(reservation: &MemoryReservation, bytes: usize) -> Result<()> {
 }
 
 fn read_error(delete: &DeleteRef) -> impl Fn(datafusion::error::DataFusionError) -> Error + '_ {
-    move |e| {
-        let error = Error::from_datafusion(e);
-        match error.code() {
-            ErrorCode::QueryFailed => Error::new(ErrorCode::StorageRead, format!("cannot read delete file {}: {}", delete.path, error.message())),
-            _ => error,
-        }
-    }
+    move |e| err::table_file("delete file", &delete.path, e)
 }
