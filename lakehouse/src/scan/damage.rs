@@ -37,7 +37,11 @@ pub fn naming_damaged_files(rows: SendableRecordBatchStream, plan: Arc<dyn Execu
 
 /// `error`, with which `plan` failed; if it is about a data file that it does not name, one that does.
 pub async fn name_damaged_file(error: DataFusionError, plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> DataFusionError {
-    if !is_about_a_file(&error.to_string()) {
+    let text = error.to_string();
+    if let Some(path) = named_file(&text) {
+        return DataFusionError::External(Box::new(err::data_file(&path, error)));
+    }
+    if !is_about_a_file(&text) {
         return error;
     }
     match tokio::time::timeout(SEARCH_MAX, damaged_file(plan, context)).await {
@@ -50,9 +54,17 @@ pub async fn name_damaged_file(error: DataFusionError, plan: &Arc<dyn ExecutionP
     }
 }
 
+/// The data file that an error of our stores names.
+fn named_file(text: &str) -> Option<String> {
+    let ours = Error::parse(text).filter(|ours| ours.code() == ErrorCode::StorageRead)?;
+    let (path, _) = ours.message().strip_prefix("cannot read ")?.split_once(": ")?;
+    path.ends_with(".parquet").then(|| path.to_owned())
+}
+
 /// By text: there are several ways in which DataFusion and Arrow wrap such errors. One that is ours names its file.
 fn is_about_a_file(text: &str) -> bool {
-    Error::parse(text).is_none_or(|ours| ours.code() == ErrorCode::QueryFailed) && ["Parquet", "parquet", "Object Store error", "Object at location"].iter().any(|word| text.contains(word))
+    let ours = Error::parse(text).is_some_and(|ours| ours.code() != ErrorCode::QueryFailed);
+    !ours && ["Parquet", "parquet", "Object Store error", "Object at location"].iter().any(|word| text.contains(word))
 }
 
 async fn damaged_file(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Option<(String, DataFusionError)> {

@@ -50,7 +50,8 @@ pub(super) async fn load(
                 let range = *offset..offset.saturating_add(*length);
                 let blob = location.store.get_range(&location.path, range).await;
                 let blob = blob.map_err(|e| err::table_file("delete file", &delete.path, e.into()))?;
-                filter.positions.push(Arc::new(vector::decode(&blob, &delete.path, *rows)?));
+                let rows = vector::decode(&blob, &delete.path, *rows).map_err(|e| err::table_metadata("delete file", &delete.path, e))?;
+                filter.positions.push(Arc::new(rows));
             }
             DeleteContent::Positions => {
                 let all = positions(loader, opener, reservation, delete).await?;
