@@ -1,5 +1,4 @@
-//! Answers that come from metadata alone are those that the rows give, and queries read no more than they must: counts,
-//! extremes, limits, and what statistics rule out.
+//! Answers that come from metadata alone are those that the rows give, and a limit opens no more files than it needs.
 
 use super::place::{Place, Process};
 
@@ -15,11 +14,6 @@ impl Process {
     /// The plan, in which a scan shows as an operator.
     async fn plan(&self, sql: &str) -> String {
         self.rows(&format!("EXPLAIN {sql}")).await.join("\n")
-    }
-
-    /// The plan after it has run, with its counters.
-    async fn analyzed(&self, sql: &str) -> String {
-        self.rows(&format!("EXPLAIN ANALYZE {sql}")).await.join("\n")
     }
 
     async fn reads(&self, sql: &str) -> bool {
@@ -53,23 +47,6 @@ impl Process {
 /// Parquet files that a plan names.
 fn files_in(plan: &str) -> usize {
     plan.matches(".parquet").count()
-}
-
-/// The numbers of a counter, those of all operators added up: one, or "so many of, so many left".
-fn counter(plan: &str, name: &str) -> Vec<u64> {
-    let key = format!("{name}=");
-    let mut sums = Vec::new();
-    for (at, _) in plan.match_indices(&key) {
-        let end = plan[at..].find([',', ']', '\n']).map_or(plan.len(), |end| at + end);
-        let numbers = plan[at + key.len()..end].split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u64>().ok());
-        for (place, number) in numbers.enumerate() {
-            if sums.len() <= place {
-                sums.push(0);
-            }
-            sums[place] += number;
-        }
-    }
-    sums
 }
 
 const TYPES: &[&str] = &["id", "small", "name", "day", "at", "price", "ratio", "yes"];
@@ -178,44 +155,4 @@ async fn a_limit_opens_no_more_files_than_it_needs() {
     }
     // A condition above the limit's scan decides how many rows it takes.
     assert_eq!(process.rows("SELECT * FROM t WHERE id % 50 = 0 LIMIT 5").await.len(), 5);
-    // Files with other names for their columns are read by our own reader, which stops likewise.
-    process.sql("ALTER TABLE t RENAME COLUMN name TO label").await;
-    let plan = process.analyzed("SELECT label FROM t LIMIT 7").await;
-    assert!(plan.contains("IcebergReadExec") && plan.contains("limit=7"), "{plan}");
-    let (seven, all) = (counter(&plan, "bytes_scanned")[0], counter(&process.analyzed("SELECT label FROM t").await, "bytes_scanned")[0]);
-    assert!(seven < all / 2, "{seven} of {all} bytes");
-}
-
-#[tokio::test]
-async fn files_row_groups_and_pages_are_ruled_out() {
-    let place = Place::new();
-    let process = place.process(None).await;
-    let properties = "'format-version' = '2', 'write.delete.mode' = 'merge-on-read', 'write.parquet.row-group-size-bytes' = '65536', \
-                      'write.parquet.page-row-limit' = '500'";
-    process.sql(&format!("CREATE TABLE t (id BIGINT, name STRING) TBLPROPERTIES ({properties})")).await;
-    for file in 0..3 {
-        let (first, last) = (file * 30_000 + 1, file * 30_000 + 30_000);
-        process.sql(&format!("INSERT INTO t SELECT value, concat('name-', value) FROM generate_series({first}, {last}) ORDER BY value")).await;
-    }
-    let one = "SELECT name FROM t WHERE id BETWEEN 40100 AND 40110";
-    let files = |plan: &str| files_in(plan);
-    assert_eq!(files(&process.plan("SELECT name FROM t").await), 3);
-    assert_eq!(files(&process.plan(one).await), 1);
-    let plan = process.analyzed(one).await;
-    let groups = counter(&plan, "row_groups_pruned_statistics");
-    assert!(groups.len() >= 2 && groups[0] > 2 && groups[1] == 1, "row groups {groups:?}: {plan}");
-    let pages = counter(&plan, "page_index_pages_pruned");
-    assert!(pages.len() >= 2 && pages[0] > pages[1] && pages[1] >= 1, "pages {pages:?}: {plan}");
-    assert_eq!(process.rows(one).await.len(), 11);
-
-    // The same of a file from which rows were deleted.
-    process.sql("DELETE FROM t WHERE id = 40105").await;
-    let plan = process.analyzed(one).await;
-    assert!(plan.contains("IcebergReadExec"), "{plan}");
-    let (groups, pages) = (counter(&plan, "row_groups_pruned"), counter(&plan, "page_index_pages_pruned"));
-    assert!(groups[0] >= 2, "row groups {groups:?}: {plan}");
-    assert!(pages[0] >= 1, "pages {pages:?}: {plan}");
-    assert_eq!(process.rows(one).await.len(), 10);
-    let all = counter(&process.analyzed("SELECT name FROM t WHERE random() >= 0.0").await, "bytes_scanned")[0];
-    assert!(counter(&plan, "bytes_scanned")[0] < all / 3, "{plan}");
 }
