@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_common::{Error, Result};
 use chainalytics_lakehouse::Table;
 use chainalytics_lakehouse::sql::load_table;
 use datafusion::prelude::{col, lit};
@@ -14,6 +14,7 @@ use crate::reprocessing::{Request, days_condition, days_of};
 use crate::rows::fetch;
 use crate::source::{Position, span};
 use crate::stage::{Keep, Part, commit};
+use crate::stateful::read_property;
 
 /// Property of a silver copy: changes when it was built anew as a whole, so that whoever follows its rows starts over too.
 pub(crate) const GENERATION: &str = "chainalytics.generation";
@@ -100,16 +101,9 @@ struct Followed {
     position: Position,
 }
 
-fn followed(table: &Table, key: &str) -> Result<Option<Followed>> {
-    let Some(text) = table.property(key) else { return Ok(None) };
-    let parsed = serde_json::from_str(text)
-        .map_err(|e| Error::new(ErrorCode::ProgressLost, format!("property {key} of table {} cannot be read: {e}", table.ident())))?;
-    Ok(Some(parsed))
-}
-
 /// Up to where a table by day has followed its source.
 pub(crate) fn followed_position(table: &Table, source: &str) -> Result<Option<Position>> {
-    Ok(followed(table, &format!("chainalytics.position.{source}"))?.map(|f| f.position))
+    Ok(read_property::<Followed>(table, &format!("chainalytics.position.{source}"))?.map(|f| f.position))
 }
 
 async fn derive_days(context: &JobContext, derived: &Derived, by_day: ByDay, requests: &[Request], full: bool) -> Result<Done> {
@@ -118,7 +112,7 @@ async fn derive_days(context: &JobContext, derived: &Derived, by_day: ByDay, req
     let source_table = load_table(context.session().lakehouse(), &context.table(source)?).await?;
     let generation = source_table.property(GENERATION).unwrap_or_default().to_owned();
     let mut part = Part::new(context, derived.table, Keep::Nothing).await?;
-    let followed = followed(&part.table, &key)?.filter(|f| !full && f.generation == generation);
+    let followed = read_property::<Followed>(&part.table, &key)?.filter(|f| !full && f.generation == generation);
     let start = followed.as_ref().map(|f| f.position.clone()).unwrap_or_default();
     let new = span(context, source, time, start).await?;
     let now = Followed { generation, position: new.end.clone() };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::JobContext;
 use crate::rows::fetch;
+use crate::stateful::read_property;
 
 /// Partitions (and loaded files) of one source at most: each is a term of a condition.
 const PARTITIONS_MAX: usize = 2_000;
@@ -45,10 +46,7 @@ impl Position {
     /// # Errors
     /// `ProgressLost` for a text that is none: taking it for "from the start" would double rows.
     pub(crate) fn of(table: &Table, key: &str) -> Result<Option<Self>> {
-        let Some(text) = table.property(key) else { return Ok(None) };
-        let parsed = serde_json::from_str(text)
-            .map_err(|e| Error::new(ErrorCode::ProgressLost, format!("property {key} of table {} cannot be read: {e}", table.ident())))?;
-        Ok(Some(parsed))
+        read_property(table, key)
     }
 
     /// Rows at or behind this position, as an SQL condition over the lineage columns.
@@ -116,7 +114,7 @@ impl Span {
     }
 }
 
-/// Looks for rows of `table` after `start`. `time` is the column of the event's time.
+/// Looks for rows of `table` after `start`. `time` is the column of the event's time as SQL.
 ///
 /// # Errors
 /// Of the query; `ResourcesExhausted` beyond two thousand partitions.

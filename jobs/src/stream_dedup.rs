@@ -6,21 +6,21 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
-use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_common::Result;
 use chainalytics_lakehouse::Table;
 use chainalytics_lakehouse::sql::load_table;
 use chainalytics_streaming::stream::Trigger;
 use clap::Parser;
-use datafusion::common::ScalarValue;
-use datafusion::prelude::{col, lit};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::source::moment;
 use crate::stage::{Keep, Part, commit};
-use crate::stateful::{Batch, Input, InputState, Stateful, column, columns_of, drive, ensure, micros};
+use crate::stateful::{
+    Batch, Input, InputState, Stateful, check_state, column, columns_of, drive, ensure, expire, micros, quoted, read_property, row_count, same_definition,
+    snapshots, state_table, to_property,
+};
 use crate::{Job, JobContext, JobReport, parse, parse_duration};
 
 /// Deduplication with state.
@@ -125,7 +125,7 @@ struct Queries {
 impl Queries {
     /// The rows that pass.
     fn first(&self, columns: &str) -> String {
-        let keys = self.key.iter().map(|k| format!("n.\"{k}\" IS NOT DISTINCT FROM s.\"{k}\"")).collect::<Vec<_>>().join(" AND ");
+        let keys = self.key.iter().map(|k| format!("n.{0} IS NOT DISTINCT FROM s.{0}", quoted(k))).collect::<Vec<_>>().join(" AND ");
         format!(
             "SELECT {columns} FROM (SELECT *, row_number() OVER (PARTITION BY {} ORDER BY kafka_topic, kafka_partition, kafka_offset) AS place FROM ({}) AS r) AS n \
              LEFT ANTI JOIN {} AS s ON {keys} WHERE n.place = 1",
@@ -136,13 +136,13 @@ impl Queries {
     }
 
     fn keys(&self) -> String {
-        self.key.iter().map(|k| format!("\"{k}\"")).collect::<Vec<_>>().join(", ")
+        self.key.iter().map(|k| quoted(k)).collect::<Vec<_>>().join(", ")
     }
 
     /// Their keys, as far as they are to be remembered.
     fn remembered(&self, watermark: Option<i64>) -> String {
-        let expires = format!("\"{}\" + INTERVAL '{} microseconds'", self.time, self.delay);
-        let columns = self.key.iter().map(|k| format!("n.\"{k}\" AS \"{k}\"")).collect::<Vec<_>>().join(", ");
+        let expires = format!("{} + INTERVAL '{} microseconds'", quoted(&self.time), self.delay);
+        let columns = self.key.iter().map(|k| format!("n.{0} AS {0}", quoted(k))).collect::<Vec<_>>().join(", ");
         let still = watermark.map_or_else(String::new, |w| format!(" WHERE {EXPIRES} > {}", moment(w)));
         format!("SELECT {}, {EXPIRES} FROM ({}) AS f{still}", self.keys(), self.first(&format!("{columns}, {expires} AS {EXPIRES}")))
     }
@@ -150,50 +150,38 @@ impl Queries {
 
 impl Query {
     async fn new(context: &JobContext, args: &Args) -> Result<Self> {
-        let source = Input { table: args.source.clone(), time: args.time.clone(), delay: micros(args.watermark) };
         let table = load_table(context.session().lakehouse(), &context.table(&args.source)?).await?;
-        let mut kept = vec!["kafka_topic", "kafka_partition", "kafka_offset"];
-        kept.extend(args.key.iter().map(String::as_str).chain([args.time.as_str()]).filter(|name| !name.starts_with("kafka_")));
-        for name in &kept {
-            column(&table, name)?;
-        }
-        let fields = columns_of(&table, &args.columns, &kept)?;
-        let mut state = Vec::new();
-        for name in &args.key {
-            state.push((name.clone(), column(&table, name)?.clone()));
-        }
-        state.push((EXPIRES.to_owned(), column(&table, &args.time)?.clone()));
-        ensure(context, &format!("{}_state", args.output), state, Some((EXPIRES, "hour"))).await?;
+        let time = column(&table, &args.time)?;
+        let key = args.key.iter().map(|name| column(&table, name).cloned()).collect::<Result<Vec<_>>>()?;
+        let mut needed = vec!["kafka_topic", "kafka_partition", "kafka_offset"];
+        needed.extend(key.iter().map(|field| field.name().as_str()).chain([time.name().as_str()]));
+        let fields = columns_of(&table, &args.columns, &needed)?;
+        let mut state: Vec<_> = key.iter().map(|field| (field.name().clone(), field.clone())).collect();
+        state.push((EXPIRES.to_owned(), time.clone()));
+        ensure(context, &state_table(&args.output), state, Some((EXPIRES, "hour"))).await?;
         let output: Vec<_> = fields.iter().map(|f| (f.name().clone(), f.clone())).collect();
-        ensure(context, &args.output, output, Some((&args.time, "day"))).await?;
+        ensure(context, &args.output, output, Some((time.name(), "day"))).await?;
+        let source = Input { table: args.source.clone(), time: time.name().clone(), delay: micros(args.watermark) };
         Ok(Self {
             columns: fields.iter().map(|f| f.name().clone()).collect(),
             output: args.output.clone(),
-            definition: Definition { source, key: args.key.clone() },
+            definition: Definition { source, key: key.iter().map(|field| field.name().clone()).collect() },
             idle_after: micros(args.idle_timeout),
             max_state_rows: args.max_state_rows,
         })
     }
 
     fn progress(&self, table: &Table) -> Result<Progress> {
-        let Some(text) = table.property(STATE_PROPERTY) else { return Ok(Progress::default()) };
-        let progress: Progress = serde_json::from_str(text)
-            .map_err(|e| Error::new(ErrorCode::ProgressLost, format!("property {STATE_PROPERTY} of table {} cannot be read: {e}", table.ident())))?;
-        match &progress.definition {
-            Some(known) if known != &self.definition => {
-                let known = serde_json::to_string(known).unwrap_or_default();
-                let message = format!(
-                    "table {} has the results of another query; take another --output, or the definition that it has: {known}",
-                    table.ident()
-                );
-                Err(Error::new(ErrorCode::InvalidArgument, message))
-            }
-            _ => Ok(progress),
+        let progress: Progress = read_property(table, STATE_PROPERTY)?.unwrap_or_default();
+        if let Some(known) = &progress.definition {
+            same_definition(known, &self.definition, |known| {
+                format!("table {} has the results of another query; take another --output, or the definition that it has: {known}", table.ident())
+            })?;
         }
+        Ok(progress)
     }
 }
 
-#[async_trait]
 impl Stateful for Query {
     fn name(&self) -> &str {
         &self.output
@@ -207,58 +195,54 @@ impl Stateful for Query {
         vec![&self.definition.source.table]
     }
 
-    async fn batch(&self, context: &JobContext) -> Result<Batch> {
-        // First: whoever moves the progress from here on makes this batch a conflict, so that the state is read as it left it.
-        let output = Part::new(context, &self.output, Keep::All).await?;
-        let before = self.progress(&output.table)?;
-        let old = before.source.watermark;
-        let Definition { source, key } = &self.definition;
-        let news = source.look(context, &before.source, old, self.idle_after).await?;
-        let state_name = format!("{}_state", self.output);
-        let mut state = Part::new(context, &state_name, Keep::All).await?;
-        let state_before = state.table.row_count().unwrap_or(0);
-        let watermark = news.state.watermark;
-        if news.span.rows == 0 {
-            return Ok(Batch { state: state_before, watermark, ..Batch::default() });
-        }
-        let queries = Queries {
-            new: format!("SELECT * FROM {} WHERE {} AND {}", source.table, news.span.condition(), source.in_time(old)),
-            state: state_name.clone(),
-            key: key.clone(),
-            time: source.time.clone(),
-            delay: source.delay,
-        };
-        if let Some(watermark) = watermark {
-            state.keep = Keep::AllBut(col(EXPIRES).lt_eq(lit(ScalarValue::TimestampMicrosecond(Some(watermark), Some("UTC".into())))));
-        }
-        let columns = self.columns.iter().map(|c| format!("n.\"{c}\" AS \"{c}\"")).collect::<Vec<_>>().join(", ");
-        let output_before = output.table.row_count().unwrap_or(0);
-        let output = output.query(context, &queries.first(&columns)).await?;
-        let state = state.query(context, &queries.remembered(watermark)).await?;
-        let after = Progress { batch_id: before.batch_id + 1, source: news.state.clone(), definition: Some(self.definition.clone()) };
-        // Texts and numbers: serialising cannot fail.
-        let after_json = serde_json::to_string(&after).unwrap_or_default();
-        let step = format!("stream_dedup:{}:{}", self.output, crate::digest(&after_json));
-        let outcome = commit(context, &step, vec![output.set(STATE_PROPERTY, after_json), state]).await?;
-        let count = async |name: &str| -> Result<u64> {
-            Ok(load_table(context.session().lakehouse(), &context.table(name)?).await?.row_count().unwrap_or(0))
-        };
-        let (passed, state) = (count(&self.output).await?.saturating_sub(output_before), count(&state_name).await?);
-        if state > self.max_state_rows {
-            let message = format!("{} has {state} keys of state (--max-state-rows {}): shorten the watermark", self.output, self.max_state_rows);
-            return Err(Error::new(ErrorCode::ResourcesExhausted, message));
-        }
-        Ok(Batch {
-            rows: news.span.rows,
-            dropped: news.late,
-            duplicates: (news.span.rows - news.late).saturating_sub(passed),
-            output: passed,
-            state,
-            state_updated: passed,
-            state_removed: (state_before + passed).saturating_sub(state),
-            watermark,
-            batch_id: after.batch_id,
-            snapshots: outcome.iter().filter_map(|t| Some((t.ident.to_string(), t.snapshot_id?))).collect(),
+    fn batch<'a>(&'a self, context: &'a JobContext) -> BoxFuture<'a, Result<Batch>> {
+        Box::pin(async move {
+            // First: whoever moves the progress from here on makes this batch a conflict, so that the state is read as it left it.
+            let output = Part::new(context, &self.output, Keep::All).await?;
+            let before = self.progress(&output.table)?;
+            let old = before.source.watermark;
+            let Definition { source, key } = &self.definition;
+            let news = source.look(context, &before.source, old, self.idle_after).await?;
+            let state_name = state_table(&self.output);
+            let mut state = Part::new(context, &state_name, Keep::All).await?;
+            let state_before = state.table.row_count().unwrap_or(0);
+            let watermark = news.state.watermark;
+            if news.span.rows == 0 {
+                return Ok(Batch { state: state_before, watermark, ..Batch::default() });
+            }
+            let queries = Queries {
+                new: format!("SELECT * FROM {} WHERE {} AND {}", source.table, news.span.condition(), source.in_time(old)),
+                state: state_name.clone(),
+                key: key.clone(),
+                time: source.time.clone(),
+                delay: source.delay,
+            };
+            if let Some(watermark) = watermark {
+                state.keep = expire(EXPIRES, watermark);
+            }
+            let columns = self.columns.iter().map(|c| format!("n.{0} AS {0}", quoted(c))).collect::<Vec<_>>().join(", ");
+            let output_before = output.table.row_count().unwrap_or(0);
+            let output = output.query(context, &queries.first(&columns)).await?;
+            let state = state.query(context, &queries.remembered(watermark)).await?;
+            let after = Progress { batch_id: before.batch_id + 1, source: news.state.clone(), definition: Some(self.definition.clone()) };
+            let after_json = to_property(&after);
+            let step = format!("stream_dedup:{}:{}", self.output, crate::digest(&after_json));
+            let outcome = commit(context, &step, vec![output.set(STATE_PROPERTY, after_json), state]).await?;
+            let passed = row_count(context, &self.output).await?.saturating_sub(output_before);
+            let state = row_count(context, &state_name).await?;
+            check_state(&self.output, state, self.max_state_rows, "shorten the watermark")?;
+            Ok(Batch {
+                rows: news.span.rows,
+                dropped: news.late,
+                duplicates: (news.span.rows - news.late).saturating_sub(passed),
+                output: passed,
+                state,
+                state_updated: passed,
+                state_removed: (state_before + passed).saturating_sub(state),
+                watermark,
+                batch_id: after.batch_id,
+                snapshots: snapshots(&outcome),
+            })
         })
     }
 }

@@ -8,8 +8,9 @@ use chainalytics_streaming::window::{PartitionTime, PartitionWatermark, TopicWat
 use serde::{Deserialize, Serialize};
 
 use crate::JobContext;
-use crate::rows::fetch;
+use crate::rows::{Rows, fetch};
 use crate::source::{Position, Span, moment, span};
+use crate::stateful::quoted;
 
 /// A length of time in microseconds.
 pub(crate) fn micros(duration: Duration) -> i64 {
@@ -20,7 +21,7 @@ pub(crate) fn micros(duration: Duration) -> i64 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Input {
     pub table: String,
-    /// Column with the event's time.
+    /// Column with the event's time, as the table spells it.
     pub time: String,
     /// How far the watermark stays behind the newest event, microseconds.
     pub delay: i64,
@@ -31,8 +32,42 @@ pub(crate) struct Input {
 pub(crate) struct InputState {
     pub position: Position,
     pub watermark: Option<i64>,
-    /// By partition: next offset, greatest event time, last arrival, watermark.
-    partitions: BTreeMap<i32, (i64, i64, i64, i64)>,
+    partitions: Partitions,
+}
+
+/// The watermarks of partitions as properties keep them: next offset, greatest event time, last arrival, watermark.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Partitions(BTreeMap<i32, (i64, i64, i64, i64)>);
+
+impl Partitions {
+    pub(crate) fn of(topic: &TopicWatermark) -> Self {
+        Self(topic.partitions.iter().map(|(p, w)| (*p, (w.time.next_offset, w.time.max_event, w.time.last_arrival, w.watermark))).collect())
+    }
+
+    /// With the topic's own watermark.
+    pub(crate) fn watermarks(&self, topic: Option<i64>) -> TopicWatermark {
+        let watermark = |(next_offset, max_event, last_arrival, watermark): (i64, i64, i64, i64)| PartitionWatermark {
+            time: PartitionTime { next_offset, max_event, last_arrival },
+            watermark,
+            // Judged anew with every batch.
+            idle: false,
+        };
+        TopicWatermark { partitions: self.0.iter().map(|(p, w)| (*p, watermark(*w))).collect(), watermark: topic }
+    }
+}
+
+/// What new rows say of their partitions: rows of `kafka_partition`, `last_offset`, `max_event`, `last_arrival`.
+pub(crate) fn partition_times(rows: &Rows) -> BTreeMap<i32, PartitionTime> {
+    let time = |row| {
+        let time = PartitionTime {
+            next_offset: rows.long(row, "last_offset")? + 1,
+            max_event: rows.micros(row, "max_event")?,
+            last_arrival: rows.micros(row, "last_arrival")?,
+        };
+        Some((rows.int(row, "kafka_partition")?, time))
+    };
+    (0..rows.len()).filter_map(time).collect()
 }
 
 /// What came since.
@@ -52,56 +87,32 @@ impl Input {
     /// # Errors
     /// Of the queries.
     pub(crate) async fn look(&self, context: &JobContext, before: &InputState, watermark: Option<i64>, idle_after: i64) -> Result<News> {
-        let span = span(context, &self.table, &self.time, before.position.clone()).await?;
+        let span = span(context, &self.table, &quoted(&self.time), before.position.clone()).await?;
         if span.rows == 0 {
             return Ok(News { span, late: 0, state: before.clone() });
         }
         let query = format!(
             "SELECT kafka_partition, max(kafka_offset) AS last_offset, max({time}) AS max_event, max(coalesce(ingested_at, {time})) AS last_arrival, \
              count(*) FILTER (WHERE NOT ({in_time})) AS late FROM {table} WHERE {new} GROUP BY kafka_partition",
-            time = self.time,
+            time = quoted(&self.time),
             in_time = self.in_time(watermark),
             table = self.table,
             new = span.condition()
         );
         let rows = fetch(context.session(), &query).await?;
-        let mut news = BTreeMap::new();
-        let mut late = 0;
-        for row in 0..rows.len() {
-            late += rows.count(row, "late");
-            let time = || {
-                let time = PartitionTime {
-                    next_offset: rows.long(row, "last_offset")? + 1,
-                    max_event: rows.micros(row, "max_event")?,
-                    last_arrival: rows.micros(row, "last_arrival")?,
-                };
-                Some((rows.int(row, "kafka_partition")?, time))
-            };
-            news.extend(time());
-        }
-        let watermarks = before.watermarks().advance(&news, self.delay, idle_after);
-        let partitions = watermarks.partitions.iter().map(|(p, w)| (*p, (w.time.next_offset, w.time.max_event, w.time.last_arrival, w.watermark)));
-        let state = InputState { position: span.end.clone(), watermark: watermarks.watermark, partitions: partitions.collect() };
+        let late = (0..rows.len()).map(|row| rows.count(row, "late")).sum();
+        let news = partition_times(&rows);
+        let watermarks = before.partitions.watermarks(before.watermark).advance(&news, self.delay, idle_after);
+        let state = InputState { position: span.end.clone(), watermark: watermarks.watermark, partitions: Partitions::of(&watermarks) };
         Ok(News { span, late, state })
     }
 
     /// Rows that are not late, as a condition that is never NULL.
     pub(crate) fn in_time(&self, watermark: Option<i64>) -> String {
+        let time = quoted(&self.time);
         match watermark {
-            None => format!("{} IS NOT NULL", self.time),
-            Some(watermark) => format!("({time} IS NOT NULL AND {time} > {})", moment(watermark), time = self.time),
+            None => format!("{time} IS NOT NULL"),
+            Some(watermark) => format!("({time} IS NOT NULL AND {time} > {})", moment(watermark)),
         }
-    }
-}
-
-impl InputState {
-    fn watermarks(&self) -> TopicWatermark {
-        let watermark = |(next_offset, max_event, last_arrival, watermark): (i64, i64, i64, i64)| PartitionWatermark {
-            time: PartitionTime { next_offset, max_event, last_arrival },
-            watermark,
-            // Judged anew with every batch.
-            idle: false,
-        };
-        TopicWatermark { partitions: self.partitions.iter().map(|(p, w)| (*p, watermark(*w))).collect(), watermark: self.watermark }
     }
 }

@@ -1,21 +1,23 @@
 //! What jobs with state over growing tables have in common: the loop of batches, watermarks of their inputs, and what they tell of a batch.
 
 mod input;
+mod progress;
 mod tables;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use chainalytics_common::{ErrorCode, Result};
 use chainalytics_lakehouse::maintenance::auto;
 use chainalytics_proto::v1::Progress;
 use chainalytics_streaming::stream::{SourceProgress, StateOperatorProgress, StreamingQueryProgress, Trigger};
+use futures::future::BoxFuture;
 
 use crate::JobContext;
 
-pub(crate) use input::{Input, InputState, News, micros};
-pub(crate) use tables::{column, columns_of, ensure};
+pub(crate) use input::{Input, InputState, News, Partitions, micros, partition_times};
+pub(crate) use progress::{check_state, expire, read_property, row_count, same_definition, snapshots, state_table, to_property};
+pub(crate) use tables::{column, columns_of, ensure, quoted};
 
 /// Another run may take the position first this often in a row; then it is said that two runs share a query.
 const CONFLICTS_MAX: u32 = 3;
@@ -59,8 +61,7 @@ impl Batch {
     }
 }
 
-/// A query over tables that grow, batch after batch.
-#[async_trait]
+/// A query over tables that grow, batch after batch. Its future is written out, as that of [`Job`](crate::Job) is.
 pub(crate) trait Stateful: Send + Sync {
     /// Name of the query.
     fn name(&self) -> &str;
@@ -72,7 +73,7 @@ pub(crate) trait Stateful: Send + Sync {
     fn sources(&self) -> Vec<&str>;
 
     /// Works on the rows that came since the last commit. No rows, no commit.
-    async fn batch(&self, context: &JobContext) -> Result<Batch>;
+    fn batch<'a>(&'a self, context: &'a JobContext) -> BoxFuture<'a, Result<Batch>>;
 }
 
 /// Runs batches by the trigger; the sums, and how many batches had rows.

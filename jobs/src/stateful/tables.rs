@@ -1,4 +1,7 @@
-//! Tables that a query with state makes for itself.
+//! Tables that a query with state makes for itself, and the columns of those that it reads.
+//!
+//! Columns are found whatever the letter case they are asked for in; from then on they have the spelling that their table gives them, and
+//! stand quoted in queries.
 
 use std::sync::Arc;
 
@@ -9,15 +12,30 @@ use chainalytics_lakehouse::{CreateTable, Table};
 
 use crate::JobContext;
 
-/// The column of a table, by its name.
+/// A column's name as an SQL identifier.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The column of a table, by its name in any letter case; one spelled exactly so comes first.
 ///
 /// # Errors
-/// `InvalidArgument` if there is none.
+/// `InvalidArgument` if there is none, or several that differ in letter case alone.
 pub(crate) fn column<'a>(table: &'a Table, name: &str) -> Result<&'a FieldRef> {
-    table.schema().fields().iter().find(|field| field.name() == name).ok_or_else(|| {
-        let known: Vec<&str> = table.schema().fields().iter().map(|field| field.name().as_str()).collect();
-        Error::new(ErrorCode::InvalidArgument, format!("table {} has no column '{name}'; it has {}", table.ident(), known.join(", ")))
-    })
+    find(table.schema().fields(), name).map_err(|what| Error::new(ErrorCode::InvalidArgument, format!("table {} {what}", table.ident())))
+}
+
+fn find<'a>(fields: &'a [FieldRef], name: &str) -> Result<&'a FieldRef, String> {
+    if let Some(exact) = fields.iter().find(|field| field.name() == name) {
+        return Ok(exact);
+    }
+    let similar: Vec<&FieldRef> = fields.iter().filter(|field| field.name().to_lowercase() == name.to_lowercase()).collect();
+    let names = |fields: &[&FieldRef]| fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+    match similar.as_slice() {
+        [one] => Ok(one),
+        [] => Err(format!("has no column '{name}'; it has {}", names(&fields.iter().collect::<Vec<_>>()))),
+        several => Err(format!("has several columns '{name}': {}; spell it as one of them", names(several))),
+    }
 }
 
 /// The named columns of a table, all of them if none is named; always with `kept` first where they were left out.
@@ -25,11 +43,19 @@ pub(crate) fn column<'a>(table: &'a Table, name: &str) -> Result<&'a FieldRef> {
 /// # Errors
 /// `InvalidArgument` for one that is not there.
 pub(crate) fn columns_of(table: &Table, named: &[String], kept: &[&str]) -> Result<Vec<FieldRef>> {
+    let find = |name: &str| column(table, name).cloned();
+    let kept = kept.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
     if named.is_empty() {
         return Ok(table.schema().fields().iter().cloned().collect());
     }
-    let names = kept.iter().copied().filter(|kept| !named.iter().any(|name| name == kept)).chain(named.iter().map(String::as_str));
-    names.map(|name| column(table, name).cloned()).collect()
+    let named = named.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
+    let mut columns: Vec<FieldRef> = Vec::new();
+    for field in kept.into_iter().filter(|field| !named.contains(field)).chain(named.iter().cloned()) {
+        if !columns.contains(&field) {
+            columns.push(field);
+        }
+    }
+    Ok(columns)
 }
 
 /// The table of that name, made with these columns (all optional) if it is not there.
@@ -54,4 +80,23 @@ pub(crate) async fn ensure(context: &JobContext, name: &str, columns: Vec<(Strin
         column(&table, name)?;
     }
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_found_in_any_case_and_keep_theirs() {
+        let fields: Vec<FieldRef> = ["id", "EventTime", "at", "AT", "\"q\""].iter().map(|n| Arc::new(Field::new(*n, DataType::Int64, true))).collect();
+        for (asked, found) in [("ID", "id"), ("eventtime", "EventTime"), ("EventTime", "EventTime"), ("AT", "AT"), ("at", "at")] {
+            assert_eq!(find(&fields, asked).unwrap().name(), found);
+        }
+        assert!(find(&fields, "At").unwrap_err().contains("at, AT"));
+        assert!(find(&fields, "nothing").unwrap_err().contains("EventTime"));
+        assert_eq!(quoted("\"q\""), "\"\"\"q\"\"\"");
+    }
 }

@@ -1,8 +1,9 @@
 //! `stream_join`: two tables that grow, joined by key and by the distance of their event times.
 //!
-//! Rows of both sides stay as state (`<output>_left_state`, `<output>_right_state`) as long as a row that is not late can match them. One
-//! commit per batch holds the pairs, the outer rows, both states, the watermarks and both positions: a restart, however it came, goes on
-//! exactly where the last commit stands. The join runs where the session's queries run; the driver holds no rows.
+//! Rows of both sides stay as state (`<output>_left_state`, `<output>_right_state`) as long as a row that is not late can match them, or one
+//! of the other side is still to be judged by them (outer joins). One commit per batch holds the pairs, the rows without a match, both
+//! states, the watermarks and both positions: a restart, however it came, goes on exactly where the last commit stands. The join runs where
+//! the session's queries run; the driver holds no rows.
 
 mod queries;
 mod spec;
@@ -12,20 +13,21 @@ mod model_tests;
 
 use std::time::Duration;
 
-use async_trait::async_trait;
+use arrow::datatypes::FieldRef;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::Table;
 use chainalytics_lakehouse::sql::load_table;
 use chainalytics_streaming::stream::Trigger;
 use clap::{Parser, ValueEnum};
-use datafusion::common::ScalarValue;
-use datafusion::prelude::{col, lit};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::stage::{Keep, Part, commit};
-use crate::stateful::{Batch, Input, InputState, Stateful, column, columns_of, drive, ensure, micros};
+use crate::stateful::{
+    Batch, Input, InputState, News, Stateful, check_state, column, columns_of, drive, ensure, expire, micros, quoted, read_property, row_count,
+    same_definition, snapshots, state_table, to_property,
+};
 use crate::{Job, JobContext, JobReport, parse, parse_duration};
 use queries::{Queries, RIGHT_PREFIX, Side};
 use spec::{Interval, Kind};
@@ -126,7 +128,7 @@ impl Job for StreamJoin {
     }
 
     fn description(&self) -> &'static str {
-        "Two streams joined within an interval of event time, inner or left outer (-- --left a --right b --on k --upper 1h --output t)"
+        "Two streams joined within an interval of event time, inner or outer (-- --left a --right b --on k --upper 1h --output t)"
     }
 
     fn run(&self, context: JobContext, args: Vec<String>) -> BoxFuture<'_, Result<JobReport>> {
@@ -177,56 +179,29 @@ impl Query {
         if args.lower > args.upper {
             return Err(Error::new(ErrorCode::InvalidArgument, "stream_join: --lower is after --upper, so nothing matches"));
         }
-        let input = |table: &str, time: &str, delay: Option<Duration>| Input {
+        let on: Vec<(&str, &str)> = args.on.iter().map(|pair| pair.split_once('=').unwrap_or((pair, pair))).collect();
+        let left = SideOf::new(context, &args.left, &args.left_time, on.iter().map(|(l, _)| *l), &args.left_columns).await?;
+        let right = SideOf::new(context, &args.right, &args.right_time, on.iter().map(|(_, r)| *r), &args.right_columns).await?;
+        for (side, name) in [(&left, "left"), (&right, "right")] {
+            let state = state_table(&format!("{}_{name}", args.output));
+            ensure(context, &state, side.columns("").collect(), Some((&side.time, "hour"))).await?;
+        }
+        let output = left.columns("").chain(right.columns(RIGHT_PREFIX)).collect();
+        ensure(context, &args.output, output, Some((&left.time, "day"))).await?;
+        let input = |table: &str, side: &SideOf, delay: Option<Duration>| Input {
             table: table.to_owned(),
-            time: time.to_owned(),
+            time: side.time.clone(),
             delay: micros(delay.unwrap_or(args.watermark)),
         };
-        let on: Vec<(String, String)> =
-            args.on.iter().map(|pair| pair.split_once('=').unwrap_or((pair, pair))).map(|(l, r)| (l.to_owned(), r.to_owned())).collect();
-        let definition = Definition {
-            left: input(&args.left, &args.left_time, args.left_watermark),
-            right: input(&args.right, &args.right_time, args.right_watermark),
-            interval: Interval { lower: args.lower, upper: args.upper, kind: args.kind },
-            on,
-        };
-        let lakehouse = context.session().lakehouse();
-        let mut sides = Vec::new();
-        for (input, named, keys) in [
-            (&definition.left, &args.left_columns, definition.on.iter().map(|(l, _)| l.as_str()).collect::<Vec<_>>()),
-            (&definition.right, &args.right_columns, definition.on.iter().map(|(_, r)| r.as_str()).collect()),
-        ] {
-            let table = load_table(lakehouse, &context.table(&input.table)?).await?;
-            // What the join and the search for new rows need, then what was asked for.
-            let mut kept: Vec<&str> = LINEAGE.to_vec();
-            kept.extend(keys);
-            kept.push(&input.time);
-            let mut unique: Vec<&str> = Vec::new();
-            kept.retain(|name| {
-                !unique.contains(name) && {
-                    unique.push(name);
-                    true
-                }
-            });
-            for name in &kept {
-                column(&table, name)?;
-            }
-            sides.push(columns_of(&table, named, &kept)?);
-        }
-        let (Some(right), Some(left)) = (sides.pop(), sides.pop()) else { return Err(Error::internal("two sides")) };
-        let own = |fields: &[arrow::datatypes::FieldRef]| fields.iter().map(|f| (f.name().clone(), f.clone())).collect::<Vec<_>>();
-        let states = [(own(&left), &definition.left.time, "left"), (own(&right), &definition.right.time, "right")];
-        for (columns, time, side) in states {
-            ensure(context, &format!("{}_{side}_state", args.output), columns, Some((time, "hour"))).await?;
-        }
-        let prefixed = right.iter().map(|f| (format!("{RIGHT_PREFIX}{}", f.name()), f.clone()));
-        let output: Vec<_> = own(&left).into_iter().chain(prefixed).collect();
-        ensure(context, &args.output, output, Some((&definition.left.time, "day"))).await?;
-        let names = |fields: &[arrow::datatypes::FieldRef]| fields.iter().map(|f| f.name().clone()).collect();
         Ok(Self {
-            columns: (names(&left), names(&right)),
+            definition: Definition {
+                left: input(&args.left, &left, args.left_watermark),
+                right: input(&args.right, &right, args.right_watermark),
+                on: left.keys.iter().cloned().zip(right.keys.iter().cloned()).collect(),
+                interval: Interval { lower: args.lower, upper: args.upper, kind: args.kind },
+            },
+            columns: (left.names(), right.names()),
             output: args.output.clone(),
-            definition,
             policy: args.watermark_policy,
             idle_after: micros(args.idle_timeout),
             max_state_rows: args.max_state_rows,
@@ -234,18 +209,13 @@ impl Query {
     }
 
     fn progress(&self, table: &Table) -> Result<Progress> {
-        let Some(text) = table.property(STATE_PROPERTY) else { return Ok(Progress::default()) };
-        let progress: Progress = serde_json::from_str(text)
-            .map_err(|e| Error::new(ErrorCode::ProgressLost, format!("property {STATE_PROPERTY} of table {} cannot be read: {e}", table.ident())))?;
-        match &progress.definition {
-            Some(known) if known != &self.definition => {
-                let known = serde_json::to_string(known).unwrap_or_default();
-                let message =
-                    format!("table {} has the results of another join; take another --output, or the definition that it has: {known}", table.ident());
-                Err(Error::new(ErrorCode::InvalidArgument, message))
-            }
-            _ => Ok(progress),
+        let progress: Progress = read_property(table, STATE_PROPERTY)?.unwrap_or_default();
+        if let Some(known) = &progress.definition {
+            same_definition(known, &self.definition, |known| {
+                format!("table {} has the results of another join; take another --output, or the definition that it has: {known}", table.ident())
+            })?;
         }
+        Ok(progress)
     }
 
     fn watermark(&self, left: Option<i64>, right: Option<i64>) -> Option<i64> {
@@ -256,12 +226,12 @@ impl Query {
         }
     }
 
-    fn queries(&self, left: &crate::stateful::News, right: &crate::stateful::News, watermark: Option<i64>) -> Queries {
-        let side = |input: &Input, news: &crate::stateful::News, columns: &[String], keys: Vec<String>, side: &str| {
-            let list: Vec<String> = columns.iter().map(|c| format!("\"{c}\"")).collect();
+    fn queries(&self, left: &News, right: &News, watermark: Option<i64>) -> Queries {
+        let side = |input: &Input, news: &News, columns: &[String], keys: Vec<String>, side: &str| {
+            let list: Vec<String> = columns.iter().map(|c| quoted(c)).collect();
             Side {
                 new: format!("SELECT {} FROM {} WHERE {} AND {}", list.join(", "), input.table, news.span.condition(), input.in_time(watermark)),
-                state: format!("{}_{side}_state", self.output),
+                state: state_table(&format!("{}_{side}", self.output)),
                 columns: columns.to_vec(),
                 keys,
                 time: input.time.clone(),
@@ -276,7 +246,33 @@ impl Query {
     }
 }
 
-#[async_trait]
+/// One side as its table has it.
+struct SideOf {
+    time: String,
+    keys: Vec<String>,
+    fields: Vec<FieldRef>,
+}
+
+impl SideOf {
+    /// What the join and the search for new rows need of the table, then what was asked for.
+    async fn new(context: &JobContext, table: &str, time: &str, keys: impl Iterator<Item = &str>, named: &[String]) -> Result<Self> {
+        let table = load_table(context.session().lakehouse(), &context.table(table)?).await?;
+        let time = column(&table, time)?.name().clone();
+        let keys = keys.map(|key| Ok(column(&table, key)?.name().clone())).collect::<Result<Vec<_>>>()?;
+        let needed: Vec<&str> = LINEAGE.into_iter().chain(keys.iter().map(String::as_str)).chain([time.as_str()]).collect();
+        let fields = columns_of(&table, named, &needed)?;
+        Ok(Self { time, keys, fields })
+    }
+
+    fn columns(&self, prefix: &str) -> impl Iterator<Item = (String, FieldRef)> {
+        self.fields.iter().map(move |field| (format!("{prefix}{}", field.name()), field.clone()))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.fields.iter().map(|field| field.name().clone()).collect()
+    }
+}
+
 impl Stateful for Query {
     fn name(&self) -> &str {
         &self.output
@@ -290,75 +286,61 @@ impl Stateful for Query {
         vec![&self.definition.left.table, &self.definition.right.table]
     }
 
-    async fn batch(&self, context: &JobContext) -> Result<Batch> {
-        // First: whoever moves the progress from here on makes this batch a conflict, so that states are read as it left them.
-        let output = Part::new(context, &self.output, Keep::All).await?;
-        let before = self.progress(&output.table)?;
-        let old = before.watermark;
-        let left = self.definition.left.look(context, &before.left, old, self.idle_after).await?;
-        let right = self.definition.right.look(context, &before.right, old, self.idle_after).await?;
-        let (left_name, right_name) = (format!("{}_left_state", self.output), format!("{}_right_state", self.output));
-        let rows = left.span.rows + right.span.rows;
-        let mut left_state = Part::new(context, &left_name, Keep::All).await?;
-        let mut right_state = Part::new(context, &right_name, Keep::All).await?;
-        let state_before = left_state.table.row_count().unwrap_or(0) + right_state.table.row_count().unwrap_or(0);
-        if rows == 0 {
-            return Ok(Batch { state: state_before, watermark: old, ..Batch::default() });
-        }
-        let watermark = old.max(self.watermark(left.state.watermark, right.state.watermark));
-        let queries = self.queries(&left, &right, old);
-        if let Some(watermark) = watermark {
-            let up_to = |time: &str, done: i64| Keep::AllBut(col(time).lt_eq(lit(ScalarValue::TimestampMicrosecond(Some(done), Some("UTC".into())))));
-            let (interval, l, r) = (&self.definition.interval, &self.definition.left.time, &self.definition.right.time);
-            left_state.keep = up_to(l, interval.left_done(watermark));
-            right_state.keep = up_to(r, interval.right_done(watermark));
-        }
-        let mut output = output;
-        for pairs in queries.pairs() {
-            output = output.query(context, &pairs).await?;
-        }
-        if let Some(unmatched) = queries.unmatched(watermark) {
-            output = output.query(context, &unmatched).await?;
-        }
-        left_state = left_state.query(context, &queries.left_kept(watermark)).await?;
-        right_state = right_state.query(context, &queries.right_kept(watermark)).await?;
-        let after = Progress {
-            batch_id: before.batch_id + 1,
-            left: left.state.clone(),
-            right: right.state.clone(),
-            watermark,
-            definition: Some(self.definition.clone()),
-        };
-        // Texts and numbers: serialising cannot fail.
-        let after_json = serde_json::to_string(&after).unwrap_or_default();
-        let output_before = output.table.row_count().unwrap_or(0);
-        let step = format!("stream_join:{}:{}", self.output, crate::digest(&after_json));
-        let parts = vec![output.set(STATE_PROPERTY, after_json), left_state, right_state];
-        let outcome = commit(context, &step, parts).await?;
-        let count = async |name: &str| -> Result<u64> {
-            Ok(load_table(context.session().lakehouse(), &context.table(name)?).await?.row_count().unwrap_or(0))
-        };
-        let state = count(&left_name).await? + count(&right_name).await?;
-        if state > self.max_state_rows {
-            let message = format!(
-                "{} has {state} rows of state (--max-state-rows {}): shorten the interval or the watermark",
-                self.output, self.max_state_rows
-            );
-            return Err(Error::new(ErrorCode::ResourcesExhausted, message));
-        }
-        let late = left.late + right.late;
-        let updated = rows - late;
-        Ok(Batch {
-            rows,
-            dropped: late,
-            output: count(&self.output).await?.saturating_sub(output_before),
-            state,
-            state_updated: updated,
-            state_removed: (state_before + updated).saturating_sub(state),
-            watermark,
-            batch_id: after.batch_id,
-            snapshots: outcome.iter().filter_map(|t| Some((t.ident.to_string(), t.snapshot_id?))).collect(),
-            ..Batch::default()
+    fn batch<'a>(&'a self, context: &'a JobContext) -> BoxFuture<'a, Result<Batch>> {
+        Box::pin(async move {
+            // First: whoever moves the progress from here on makes this batch a conflict, so that states are read as it left them.
+            let mut output = Part::new(context, &self.output, Keep::All).await?;
+            let before = self.progress(&output.table)?;
+            let old = before.watermark;
+            let Definition { left: left_input, right: right_input, interval, .. } = &self.definition;
+            let left = left_input.look(context, &before.left, old, self.idle_after).await?;
+            let right = right_input.look(context, &before.right, old, self.idle_after).await?;
+            let rows = left.span.rows + right.span.rows;
+            let queries = self.queries(&left, &right, old);
+            let mut left_state = Part::new(context, &queries.left.state, Keep::All).await?;
+            let mut right_state = Part::new(context, &queries.right.state, Keep::All).await?;
+            let state_before = left_state.table.row_count().unwrap_or(0) + right_state.table.row_count().unwrap_or(0);
+            if rows == 0 {
+                return Ok(Batch { state: state_before, watermark: old, ..Batch::default() });
+            }
+            let watermark = old.max(self.watermark(left.state.watermark, right.state.watermark));
+            if let Some(watermark) = watermark {
+                left_state.keep = expire(&left_input.time, interval.left_gone(watermark));
+                right_state.keep = expire(&right_input.time, interval.right_gone(watermark));
+            }
+            for rows in queries.pairs().into_iter().chain(queries.unmatched(old, watermark)) {
+                output = output.query(context, &rows).await?;
+            }
+            left_state = left_state.query(context, &queries.left_kept(watermark)).await?;
+            right_state = right_state.query(context, &queries.right_kept(watermark)).await?;
+            let after = Progress {
+                batch_id: before.batch_id + 1,
+                left: left.state.clone(),
+                right: right.state.clone(),
+                watermark,
+                definition: Some(self.definition.clone()),
+            };
+            let after_json = to_property(&after);
+            let output_before = output.table.row_count().unwrap_or(0);
+            let step = format!("stream_join:{}:{}", self.output, crate::digest(&after_json));
+            let parts = vec![output.set(STATE_PROPERTY, after_json), left_state, right_state];
+            let outcome = commit(context, &step, parts).await?;
+            let state = row_count(context, &queries.left.state).await? + row_count(context, &queries.right.state).await?;
+            check_state(&self.output, state, self.max_state_rows, "shorten the interval or the watermark")?;
+            let late = left.late + right.late;
+            let updated = rows - late;
+            Ok(Batch {
+                rows,
+                dropped: late,
+                output: row_count(context, &self.output).await?.saturating_sub(output_before),
+                state,
+                state_updated: updated,
+                state_removed: (state_before + updated).saturating_sub(state),
+                watermark,
+                batch_id: after.batch_id,
+                snapshots: snapshots(&outcome),
+                ..Batch::default()
+            })
         })
     }
 }

@@ -1,8 +1,9 @@
 //! The join as SQL over four relations: new rows and state of each side.
 
 use crate::source::moment;
+use crate::stateful::quoted;
 
-use super::spec::{Interval, Kind};
+use super::spec::Interval;
 
 /// Prefix of the right side's columns in the output.
 pub(super) const RIGHT_PREFIX: &str = "right_";
@@ -25,10 +26,6 @@ pub(crate) struct Queries {
     pub left: Side,
     pub right: Side,
     pub interval: Interval,
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 impl Side {
@@ -54,42 +51,70 @@ impl Queries {
         keys.chain(within).collect::<Vec<_>>().join(" AND ")
     }
 
-    fn pair(&self) -> String {
-        let left = self.left.columns.iter().map(|c| format!("l.{0} AS {0}", quoted(c)));
-        let right = self.right.columns.iter().map(|c| format!("r.{} AS {}", quoted(c), quoted(&format!("{RIGHT_PREFIX}{c}"))));
-        left.chain(right).collect::<Vec<_>>().join(", ")
+    /// Columns of the output that come from the left, of a relation `l`.
+    fn left_columns(&self) -> String {
+        self.left.columns.iter().map(|c| format!("l.{0} AS {0}", quoted(c))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Columns of the output that come from the right, of a relation `r`.
+    fn right_columns(&self) -> String {
+        let columns = self.right.columns.iter().map(|c| format!("r.{} AS {}", quoted(c), quoted(&format!("{RIGHT_PREFIX}{c}"))));
+        columns.collect::<Vec<_>>().join(", ")
     }
 
     /// Pairs of which at least one row is new.
     pub(crate) fn pairs(&self) -> Vec<String> {
-        let join = |left: &str, right: &str| format!("SELECT {} FROM {left} AS l JOIN {right} AS r ON {}", self.pair(), self.matches());
+        let join = |left: &str, right: &str| {
+            format!("SELECT {}, {} FROM {left} AS l JOIN {right} AS r ON {}", self.left_columns(), self.right_columns(), self.matches())
+        };
         vec![
             join(&format!("({})", self.left.new), &format!("({})", self.right.all())),
             join(&format!("(SELECT * FROM {} AS s)", self.left.state), &format!("({})", self.right.new)),
         ]
     }
 
-    /// Left rows that go now and never had a match, with nothing beside them. `None` for inner joins and before there is a watermark.
-    pub(crate) fn unmatched(&self, watermark: Option<i64>) -> Option<String> {
-        let watermark = watermark.filter(|_| self.interval.kind == Kind::LeftOuter)?;
-        let done = moment(self.interval.left_done(watermark));
-        let left = self.left.columns.iter().map(|c| format!("l.{0} AS {0}", quoted(c))).collect::<Vec<_>>().join(", ");
-        let leaving = format!("SELECT * FROM ({}) AS a WHERE {} <= {done}", self.left.all(), quoted(&self.left.time));
-        Some(format!("SELECT {left} FROM ({leaving}) AS l LEFT ANTI JOIN ({}) AS r ON {}", self.right.all(), self.matches()))
+    /// Rows that are judged now and never had a match, with nothing beside them. `old` is the watermark before the batch: rows of the state that
+    /// it had passed were judged then, and stay only for the other side's sake. Nothing for inner joins and before there is a watermark.
+    pub(crate) fn unmatched(&self, old: Option<i64>, watermark: Option<i64>) -> Vec<String> {
+        let (Some(watermark), interval) = (watermark, &self.interval) else { return Vec::new() };
+        let mut queries = Vec::new();
+        if interval.kind.keeps_left() {
+            let judged = judged(&self.left, old.map(|old| interval.left_judged(old)), interval.left_judged(watermark));
+            let (columns, right, matches) = (self.left_columns(), self.right.all(), self.matches());
+            queries.push(format!("SELECT {columns} FROM ({judged}) AS l LEFT ANTI JOIN ({right}) AS r ON {matches}"));
+        }
+        if interval.kind.keeps_right() {
+            let judged = judged(&self.right, old.map(|old| interval.right_judged(old)), interval.right_judged(watermark));
+            let (columns, left, matches) = (self.right_columns(), self.left.all(), self.matches());
+            queries.push(format!("SELECT {columns} FROM ({judged}) AS r LEFT ANTI JOIN ({left}) AS l ON {matches}"));
+        }
+        queries
     }
 
     /// New left rows that stay as state.
     pub(crate) fn left_kept(&self, watermark: Option<i64>) -> String {
-        kept(&self.left, watermark.map(|w| self.interval.left_done(w)))
+        kept(&self.left, watermark.map(|w| self.interval.left_gone(w)))
     }
 
     /// New right rows that stay as state.
     pub(crate) fn right_kept(&self, watermark: Option<i64>) -> String {
-        kept(&self.right, watermark.map(|w| self.interval.right_done(w)))
+        kept(&self.right, watermark.map(|w| self.interval.right_gone(w)))
     }
 }
 
-fn kept(side: &Side, done: Option<i64>) -> String {
-    let condition = done.map_or_else(String::new, |done| format!(" WHERE {} > {}", quoted(&side.time), moment(done)));
+/// Rows of one side that are judged by a batch: of the state those after `before`, of the new ones all, up to `now`.
+fn judged(side: &Side, before: Option<i64>, now: i64) -> String {
+    let (columns, time) = (side.list(), quoted(&side.time));
+    let unjudged = before.map_or_else(String::new, |before| format!(" WHERE s.{time} > {}", moment(before)));
+    format!(
+        "SELECT {columns} FROM (SELECT {columns} FROM {} AS s{unjudged} UNION ALL SELECT {columns} FROM ({}) AS n) AS a WHERE a.{time} <= {}",
+        side.state,
+        side.new,
+        moment(now)
+    )
+}
+
+fn kept(side: &Side, gone: Option<i64>) -> String {
+    let condition = gone.map_or_else(String::new, |gone| format!(" WHERE {} > {}", quoted(&side.time), moment(gone)));
     format!("SELECT {} FROM ({}) AS n{condition}", side.list(), side.new)
 }

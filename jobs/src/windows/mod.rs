@@ -9,7 +9,6 @@ mod state;
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_streaming::stream::Trigger;
 use chainalytics_streaming::window::{WindowOperator, WindowSpec};
@@ -22,7 +21,7 @@ use serde_json::json;
 use crate::layers::layer_of;
 use crate::source::{Position, span};
 use crate::stage::{Keep, Part, commit};
-use crate::stateful::{Batch, Stateful, drive, micros};
+use crate::stateful::{Batch, Stateful, drive, micros, snapshots, to_property};
 use crate::{Job, JobContext, JobReport, parse, parse_duration};
 use queries::Queries;
 use state::{Definition, State, windows_frame};
@@ -162,7 +161,6 @@ impl Query {
     }
 }
 
-#[async_trait]
 impl Stateful for Query {
     fn name(&self) -> &str {
         &self.name
@@ -176,69 +174,71 @@ impl Stateful for Query {
         vec![BRONZE]
     }
 
-    async fn batch(&self, context: &JobContext) -> Result<Batch> {
-        let layer = layer_of("user-events").ok_or_else(|| Error::internal("no layer for user-events"))?;
-        let of_query = || col("query").eq(lit(self.name.as_str()));
-        let state_key = format!("chainalytics.windows.{}", self.name);
-        let state_part = Part::new(context, STATE, Keep::AllBut(of_query())).await?;
-        let before = State::of(&state_part.table, &state_key, &self.name, self.definition)?;
-        let start = before.as_ref().map_or_else(Position::default, |s| s.position.clone());
-        let new = span(context, BRONZE, layer.time, start).await?;
-        let topic_watermark = before.as_ref().map(State::watermarks).unwrap_or_default();
-        if new.rows == 0 {
-            let open = before.as_ref().map_or(0, |s| s.open);
-            return Ok(Batch { state: open, watermark: topic_watermark.watermark, ..Batch::default() });
-        }
-        let old = topic_watermark.watermark;
-        let selected = new.condition();
-        let queries = Queries::new(&self.name, self.definition, &selected, new.times, old);
-        let open = if before.is_some() { queries.read_state(context).await? } else { Vec::new() };
-        let open_before = open.len() as u64;
-        let mut operator = WindowOperator::restore(self.definition.spec, old, open);
-        let partials = queries.partials(context).await?;
-        let unique: u64 = partials.rows;
-        for partial in partials.partials {
-            operator.absorb(partial);
-            if operator.len() > self.max_open_windows {
-                let message = format!("query {} has more than {} open windows (--max-open-windows)", self.name, self.max_open_windows);
-                return Err(Error::new(ErrorCode::ResourcesExhausted, message));
+    fn batch<'a>(&'a self, context: &'a JobContext) -> BoxFuture<'a, Result<Batch>> {
+        Box::pin(async move {
+            let layer = layer_of("user-events").ok_or_else(|| Error::internal("no layer for user-events"))?;
+            let of_query = || col("query").eq(lit(self.name.as_str()));
+            let state_key = format!("chainalytics.windows.{}", self.name);
+            let state_part = Part::new(context, STATE, Keep::AllBut(of_query())).await?;
+            let before = State::of(&state_part.table, &state_key, &self.name, self.definition)?;
+            let start = before.as_ref().map_or_else(Position::default, |s| s.position.clone());
+            let new = span(context, BRONZE, layer.time, start).await?;
+            let topic_watermark = before.as_ref().map(State::watermarks).unwrap_or_default();
+            if new.rows == 0 {
+                let open = before.as_ref().map_or(0, |s| s.open);
+                return Ok(Batch { state: open, watermark: topic_watermark.watermark, ..Batch::default() });
             }
-        }
-        let watermarks = topic_watermark.advance(&queries.partition_times(context).await?, self.definition.watermark_delay, self.idle_after);
-        let closed = operator.advance(watermarks.watermark);
-        let open: Vec<_> = operator.open().collect();
+            let old = topic_watermark.watermark;
+            let selected = new.condition();
+            let queries = Queries::new(&self.name, self.definition, &selected, new.times, old);
+            let open = if before.is_some() { queries.read_state(context).await? } else { Vec::new() };
+            let open_before = open.len() as u64;
+            let mut operator = WindowOperator::restore(self.definition.spec, old, open);
+            let partials = queries.partials(context).await?;
+            let unique: u64 = partials.rows;
+            for partial in partials.partials {
+                operator.absorb(partial);
+                if operator.len() > self.max_open_windows {
+                    let message = format!("query {} has more than {} open windows (--max-open-windows)", self.name, self.max_open_windows);
+                    return Err(Error::new(ErrorCode::ResourcesExhausted, message));
+                }
+            }
+            let watermarks = topic_watermark.advance(&queries.partition_times(context).await?, self.definition.watermark_delay, self.idle_after);
+            let closed = operator.advance(watermarks.watermark);
+            let open: Vec<_> = operator.open().collect();
 
-        let batch_id = before.as_ref().map_or(0, |s| s.batch_id) + 1;
-        let kept = State::new(batch_id, self.definition, new.end.clone(), &watermarks, open.len() as u64);
-        let mut parts = vec![state_part.frame(windows_frame(context, &self.name, &open, None)?).set(state_key, kept.to_json())];
-        // Results of open windows are as of the last batch: all of them give way to those of this one.
-        let replaced = Keep::AllBut(of_query().and(col("closed").eq(lit(false))));
-        let results = Part::new(context, RESULTS, if self.output == Output::Update { replaced } else { Keep::All }).await?;
-        let mut frames = Vec::new();
-        if !closed.is_empty() {
-            frames.push(windows_frame(context, &self.name, &closed, Some((self.definition.spec, true)))?);
-        }
-        if self.output == Output::Update && !open.is_empty() {
-            frames.push(windows_frame(context, &self.name, &open, Some((self.definition.spec, false)))?);
-        }
-        parts.push(frames.into_iter().fold(results, Part::frame));
-        if self.definition.deduplicate {
-            parts.push(self.seen(context, &queries, watermarks.watermark).await?);
-        }
-        let step = format!("windows:{}:{}", self.name, crate::digest(&new.end.to_json()));
-        let outcome = commit(context, &step, parts).await?;
-        let (closed, open) = (closed.len() as u64, open.len() as u64);
-        Ok(Batch {
-            rows: new.rows,
-            duplicates: new.rows.saturating_sub(unique),
-            dropped: operator.dropped(),
-            output: closed,
-            state: open,
-            state_updated: (open + closed).saturating_sub(open_before),
-            state_removed: closed,
-            watermark: watermarks.watermark,
-            batch_id: kept.batch_id,
-            snapshots: outcome.iter().filter_map(|t| Some((t.ident.to_string(), t.snapshot_id?))).collect(),
+            let batch_id = before.as_ref().map_or(0, |s| s.batch_id) + 1;
+            let kept = State::new(batch_id, self.definition, new.end.clone(), &watermarks, open.len() as u64);
+            let mut parts = vec![state_part.frame(windows_frame(context, &self.name, &open, None)?).set(state_key, to_property(&kept))];
+            // Results of open windows are as of the last batch: all of them give way to those of this one.
+            let replaced = Keep::AllBut(of_query().and(col("closed").eq(lit(false))));
+            let results = Part::new(context, RESULTS, if self.output == Output::Update { replaced } else { Keep::All }).await?;
+            let mut frames = Vec::new();
+            if !closed.is_empty() {
+                frames.push(windows_frame(context, &self.name, &closed, Some((self.definition.spec, true)))?);
+            }
+            if self.output == Output::Update && !open.is_empty() {
+                frames.push(windows_frame(context, &self.name, &open, Some((self.definition.spec, false)))?);
+            }
+            parts.push(frames.into_iter().fold(results, Part::frame));
+            if self.definition.deduplicate {
+                parts.push(self.seen(context, &queries, watermarks.watermark).await?);
+            }
+            let step = format!("windows:{}:{}", self.name, crate::digest(&new.end.to_json()));
+            let outcome = commit(context, &step, parts).await?;
+            let (closed, open) = (closed.len() as u64, open.len() as u64);
+            Ok(Batch {
+                rows: new.rows,
+                duplicates: new.rows.saturating_sub(unique),
+                dropped: operator.dropped(),
+                output: closed,
+                state: open,
+                state_updated: (open + closed).saturating_sub(open_before),
+                state_removed: closed,
+                watermark: watermarks.watermark,
+                batch_id: kept.batch_id,
+                snapshots: snapshots(&outcome),
+            })
         })
     }
 }

@@ -8,6 +8,7 @@ use chainalytics_streaming::window::{Figures, OpenWindow, Partial, PartitionTime
 use crate::JobContext;
 use crate::rows::{Rows, fetch};
 use crate::source::{moment, text};
+use crate::stateful::partition_times;
 
 use super::state::Definition;
 use super::{BRONZE, Key, SEEN, STATE};
@@ -129,16 +130,7 @@ impl<'a> Queries<'a> {
              max(coalesce(ingestion_timestamp, kafka_timestamp, ingested_at)) AS last_arrival FROM {BRONZE} WHERE {} GROUP BY kafka_partition",
             self.selected
         );
-        let rows = fetch(context.session(), &query).await?;
-        let time = |row| {
-            let time = PartitionTime {
-                next_offset: rows.long(row, "last_offset")? + 1,
-                max_event: rows.micros(row, "max_event")?,
-                last_arrival: rows.micros(row, "last_arrival")?,
-            };
-            Some((rows.int(row, "kafka_partition")?, time))
-        };
-        Ok((0..rows.len()).filter_map(time).collect())
+        Ok(partition_times(&fetch(context.session(), &query).await?))
     }
 
     /// The open windows as the last commit left them.

@@ -1,16 +1,15 @@
 //! What a query keeps between batches: its definition, position and watermarks as a property of `window_state`, its open windows as rows.
 
-use std::collections::BTreeMap;
-
-use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_common::Result;
 use chainalytics_lakehouse::Table;
-use chainalytics_streaming::window::{OpenWindow, PartitionTime, PartitionWatermark, TopicWatermark, WindowSpec};
+use chainalytics_streaming::window::{OpenWindow, TopicWatermark, WindowSpec};
 use datafusion::dataframe::DataFrame;
 use serde::{Deserialize, Serialize};
 
 use crate::JobContext;
 use crate::rows::{as_long, booleans, doubles, frame, longs, moments, texts};
 use crate::source::Position;
+use crate::stateful::{Partitions, read_property, same_definition};
 
 use super::Key;
 
@@ -48,8 +47,7 @@ pub(super) struct State {
     definition: Definition,
     pub position: Position,
     watermark: Option<i64>,
-    /// By partition: next offset, greatest event time, last arrival, watermark.
-    partitions: BTreeMap<i32, (i64, i64, i64, i64)>,
+    partitions: Partitions,
     pub open: u64,
     /// Batches so far; zero in states of before they were counted.
     #[serde(default)]
@@ -58,9 +56,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(batch_id: i64, definition: Definition, position: Position, watermarks: &TopicWatermark, open: u64) -> Self {
-        let partitions =
-            watermarks.partitions.iter().map(|(p, w)| (*p, (w.time.next_offset, w.time.max_event, w.time.last_arrival, w.watermark))).collect();
-        Self { definition, position, watermark: watermarks.watermark, partitions, open, batch_id }
+        Self { definition, position, watermark: watermarks.watermark, partitions: Partitions::of(watermarks), open, batch_id }
     }
 
     /// The state of a query; `None` before its first batch.
@@ -68,29 +64,17 @@ impl State {
     /// # Errors
     /// `InvalidArgument` if the name belongs to another definition; `ProgressLost` for a property that cannot be read.
     pub(super) fn of(table: &Table, key: &str, name: &str, definition: Definition) -> Result<Option<Self>> {
-        let Some(text) = table.property(key) else { return Ok(None) };
-        let state: Self = serde_json::from_str(text)
-            .map_err(|e| Error::new(ErrorCode::ProgressLost, format!("property {key} of table {} cannot be read: {e}", table.ident())))?;
-        if state.definition != definition {
-            let message = format!("query {name} has state of other windows; take another name with --query, or the definition that it has: {text}");
-            return Err(Error::new(ErrorCode::InvalidArgument, message));
+        let state: Option<Self> = read_property(table, key)?;
+        if let Some(state) = &state {
+            same_definition(&state.definition, &definition, |known| {
+                format!("query {name} has state of other windows; take another name with --query, or the definition that it has: {known}")
+            })?;
         }
-        Ok(Some(state))
+        Ok(state)
     }
 
     pub(super) fn watermarks(&self) -> TopicWatermark {
-        let watermark = |(next_offset, max_event, last_arrival, watermark): (i64, i64, i64, i64)| PartitionWatermark {
-            time: PartitionTime { next_offset, max_event, last_arrival },
-            watermark,
-            // Judged anew with every batch.
-            idle: false,
-        };
-        TopicWatermark { partitions: self.partitions.iter().map(|(p, w)| (*p, watermark(*w))).collect(), watermark: self.watermark }
-    }
-
-    pub(super) fn to_json(&self) -> String {
-        // Numbers and names: serialising cannot fail.
-        serde_json::to_string(self).unwrap_or_default()
+        self.partitions.watermarks(self.watermark)
     }
 }
 
