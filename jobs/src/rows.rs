@@ -30,14 +30,19 @@ pub(crate) struct Rows {
 /// # Errors
 /// Of the query; `ResourcesExhausted` beyond five million rows.
 pub(crate) async fn fetch(session: &Session, query: &str) -> Result<Rows> {
-    let (_, plan) = session.dataframe(query).await?.into_parts();
+    fetch_frame(session, session.dataframe(query).await?, query).await
+}
+
+/// As [`fetch`], of a frame; `what` names it in errors.
+pub(crate) async fn fetch_frame(session: &Session, frame: DataFrame, what: &str) -> Result<Rows> {
+    let (_, plan) = frame.into_parts();
     let mut stream = session.execute_logical(plan).await?;
     let schema = stream.schema();
     let (mut batches, mut rows) = (Vec::new(), 0);
     while let Some(batch) = stream.try_next().await.map_err(Error::from_datafusion)? {
         rows += batch.num_rows();
         if rows > ROWS_MAX {
-            return Err(Error::new(ErrorCode::ResourcesExhausted, format!("a driver's query gives more than {ROWS_MAX} rows: {query}")));
+            return Err(Error::new(ErrorCode::ResourcesExhausted, format!("a driver's query gives more than {ROWS_MAX} rows: {what}")));
         }
         batches.push(batch);
     }

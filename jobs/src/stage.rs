@@ -6,7 +6,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use chainalytics_common::{Error, ErrorCode, Result};
 use chainalytics_lakehouse::commit::{ConflictCheck, TableOutcome};
-use chainalytics_lakehouse::dml::{Casting, Matching, RowEdit, Write, align, by_partition, committed_step, rewrite_rows};
+use chainalytics_lakehouse::dml::{Casting, Matching, RowEdit, RowPlaces, Write, align, by_partition, committed_step, delete_places, rewrite_rows};
 use chainalytics_lakehouse::exec::QueryExecutor;
 use chainalytics_lakehouse::sql::load_table;
 use chainalytics_lakehouse::write::IcebergWriteNode;
@@ -26,6 +26,9 @@ pub(crate) enum Keep {
     Nothing,
     /// Those that satisfy the condition go.
     AllBut(Expr),
+    /// Those go that stand at these places of the part's own version of the table; all of them satisfy the condition. Nobody but the part's
+    /// owner changes such rows: its properties tell when another run did.
+    AllButRows { places: RowPlaces, within: Expr },
 }
 
 /// One table's part of a commit.
@@ -125,6 +128,19 @@ async fn write_and_commit(context: &JobContext, step: &str, parts: Vec<Part>, wr
                     continue;
                 }
                 TableChange::overwrite(ident, base, removed, added, check)
+            }
+            Keep::AllButRows { places, within } => {
+                let gone = delete_places(&write, &table, &within, &places).await?;
+                written.extend(gone.added.iter().cloned());
+                added.extend(gone.added);
+                if gone.removed.is_empty() && places.is_empty() {
+                    if added.is_empty() && properties.is_empty() {
+                        continue;
+                    }
+                    TableChange::append(ident, added)
+                } else {
+                    TableChange::overwrite(ident, gone.base, gone.removed, added, gone.check)
+                }
             }
         };
         let mut change = change;

@@ -72,6 +72,57 @@ fn rows_join_across_batches_until_the_watermark_has_passed_them() {
     assert!(refused.code == 2 && refused.stderr.contains("another join"), "{}", refused.stderr);
 }
 
+/// Columns with capital letters, asked for in others; rows of both sides that never match.
+#[test]
+fn rows_of_both_sides_come_out_alone_once_nothing_can_match_them() {
+    let place = Place::new();
+    let columns = "(Id BIGINT, userKey STRING, EventTime TIMESTAMP_LTZ, kafka_topic STRING, kafka_partition INT, kafka_offset BIGINT, ingested_at TIMESTAMP_LTZ)";
+    for table in ["lefts", "rights"] {
+        place.sql(&format!("CREATE TABLE {table} {columns}"), LOCAL);
+    }
+    let args = |kind: &'static str, output: &'static str| {
+        [
+            "--left", "lefts", "--right", "rights", "--on", "userkey", "--left-time", "eventtime", "--right-time", "EVENTTIME", "--lower", "-1m", "--upper",
+            "10m", "--type", kind, "--watermark", "5m", "--left-columns", "id", "--right-columns", "ID,eventTime", "--output", output,
+        ]
+    };
+    let all = ["inner", "left-outer", "right-outer", "full-outer"];
+    let outputs = ["inners", "left_outers", "right_outers", "full_outers"];
+    let run = || all.iter().zip(outputs).map(|(kind, output)| job(&place, "stream_join", &args(kind, output))).collect::<Vec<_>>();
+    insert(&place, "lefts", &[(1, "a", "10:00:00"), (2, "b", "10:01:00")]);
+    insert(&place, "rights", &[(1, "a", "10:05:00"), (2, "c", "10:05:00")]);
+    run();
+    // A right row that the left one of before matches, and one that a left row to come matches: neither comes out alone.
+    insert(&place, "rights", &[(3, "b", "10:06:00"), (4, "d", "10:07:00")]);
+    run();
+    insert(&place, "lefts", &[(3, "d", "10:08:00"), (4, "e", "10:08:00")]);
+    run();
+    for (table, other) in [("lefts", "y"), ("rights", "z")] {
+        insert(&place, table, &[(5, other, "11:00:00")]);
+    }
+    let reports = run();
+    let pair = |l: Option<i64>, r: Option<i64>| json!({"l": l, "r": r});
+    let pairs = [pair(Some(1), Some(1)), pair(Some(2), Some(3)), pair(Some(3), Some(4))];
+    let (left, right) = ([pair(Some(4), None)], [pair(None, Some(2))]);
+    let expected = [pairs.to_vec(), [&pairs[..], &left].concat(), [&pairs[..], &right].concat(), [&pairs[..], &left, &right].concat()];
+    for (output, expected) in outputs.iter().zip(expected) {
+        let rows = place.sql(&format!("SELECT Id AS l, right_Id AS r FROM {output} ORDER BY l NULLS LAST, r"), LOCAL);
+        assert_eq!(rows, expected, "{output}");
+    }
+    // Spelled as the table has them; the last rows of each side are what is left of the state.
+    let described = place.sql("SELECT EventTime AS t, right_EventTime AS r, right_userKey AS k FROM full_outers WHERE Id = 1", LOCAL);
+    assert_eq!(described.len(), 1, "{described:?}");
+    assert!(reports.iter().all(|report| report["state_rows"] == 2), "{reports:?}");
+    // The same columns in other letters are the same query.
+    let once = |key: &'static str, time: &'static str| {
+        job(&place, "stream_dedup", &["--source", "lefts", "--key", key, "--time", time, "--watermark", "10m", "--columns", "ID", "--output", "once"])
+    };
+    assert_eq!(once("USERKEY", "eventtime")["output_rows"], 5);
+    insert(&place, "lefts", &[(6, "y", "11:01:00"), (7, "x", "11:02:00")]);
+    let second = once("userKey", "EventTime");
+    assert_eq!((&second["output_rows"], &second["duplicates"]), (&json!(1), &json!(1)), "{second}");
+}
+
 #[test]
 fn a_key_passes_once_within_the_watermark() {
     let place = Place::new();

@@ -71,15 +71,17 @@ CREATE TABLE IF NOT EXISTS windowed_user_events (
     query STRING NOT NULL, window_type STRING NOT NULL, window_key STRING NOT NULL, window_start TIMESTAMP_LTZ NOT NULL,
     window_end TIMESTAMP_LTZ NOT NULL, events BIGINT NOT NULL, views BIGINT NOT NULL, clicks BIGINT NOT NULL, purchases BIGINT NOT NULL,
     revenue DOUBLE NOT NULL, first_event TIMESTAMP_LTZ NOT NULL, last_event TIMESTAMP_LTZ NOT NULL, closed BOOLEAN NOT NULL
-) PARTITIONED BY (query, closed, days(window_start)) TBLPROPERTIES ('write.parquet.compression-codec' = 'snappy');
+) PARTITIONED BY (query, closed, days(window_start)) TBLPROPERTIES ('write.parquet.compression-codec' = 'snappy',
+    'chainalytics.maintenance.enabled' = 'true', 'chainalytics.maintenance.delete-file-threshold' = '1');
 
 CREATE TABLE IF NOT EXISTS window_state (
     query STRING NOT NULL, window_key STRING NOT NULL, window_start TIMESTAMP_LTZ NOT NULL, window_end TIMESTAMP_LTZ NOT NULL,
     events BIGINT NOT NULL, views BIGINT NOT NULL, clicks BIGINT NOT NULL, purchases BIGINT NOT NULL, revenue DOUBLE NOT NULL,
     first_event TIMESTAMP_LTZ NOT NULL, last_event TIMESTAMP_LTZ NOT NULL
-) PARTITIONED BY (query) TBLPROPERTIES ('write.parquet.compression-codec' = 'snappy');
+) PARTITIONED BY (query, hours(window_end)) TBLPROPERTIES ('write.parquet.compression-codec' = 'snappy', 'format-version' = '3',
+    'chainalytics.maintenance.enabled' = 'true');
 
 -- Identities seen, as long as a repeat could still come in before the watermark.
 CREATE TABLE IF NOT EXISTS window_seen_events (
     query STRING NOT NULL, event_id STRING NOT NULL, event_timestamp TIMESTAMP_LTZ NOT NULL
-) PARTITIONED BY (query, days(event_timestamp)) TBLPROPERTIES ('write.parquet.compression-codec' = 'snappy')
+) PARTITIONED BY (query, days(event_timestamp)) TBLPROPERTIES ('write.parquet.compression-codec' = 'snappy', 'chainalytics.maintenance.enabled' = 'true')

@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use crate::JobContext;
 
 pub(crate) use input::{Input, InputState, News, Partitions, micros, partition_times};
-pub(crate) use progress::{check_state, expire, read_property, row_count, same_definition, snapshots, state_table, to_property};
+pub(crate) use progress::{check_state, expire, read_property, row_count, same_definition, snapshots, state_table, timestamp, to_property};
 pub(crate) use tables::{column, columns_of, ensure, quoted};
 
 /// Another run may take the position first this often in a row; then it is said that two runs share a query.
@@ -35,7 +35,7 @@ pub(crate) struct Batch {
     pub output: u64,
     /// Rows or windows of state after it.
     pub state: u64,
-    /// Rows of state that are new, and that went.
+    /// Rows of state that are new or changed, and that went.
     pub state_updated: u64,
     pub state_removed: u64,
     /// Watermark after it, microseconds since the epoch.

@@ -58,7 +58,7 @@ pub(crate) async fn row_count(context: &JobContext, table: &str) -> Result<u64> 
 }
 
 /// A moment, microseconds since the epoch, as the tables have it.
-fn timestamp(micros: i64) -> Expr {
+pub(crate) fn timestamp(micros: i64) -> Expr {
     lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())))
 }
 

@@ -63,7 +63,7 @@ fn batches() -> impl Strategy<Value = Vec<Batch>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn pairs_come_out_once_and_state_goes(

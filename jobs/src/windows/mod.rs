@@ -2,18 +2,24 @@
 //!
 //! One commit per batch holds the closed windows, the open ones (`window_state`), the identities that a repeat could still have
 //! (`window_seen_events`), the watermark and the position in bronze. So a restart, however it came, goes on exactly where the last
-//! commit stands, and no row counts twice or is lost.
+//! commit stands, and no row counts twice or is lost. A batch reads and writes the windows that its rows touch and those that it closes;
+//! the others stay where they are.
 
+mod layout;
 mod queries;
 mod state;
+mod touched;
+
+#[cfg(test)]
+mod model_tests;
 
 use std::time::Duration;
 
 use chainalytics_common::{Error, ErrorCode, Result};
+use chainalytics_lakehouse::dml::RowPlaces;
 use chainalytics_streaming::stream::Trigger;
-use chainalytics_streaming::window::{WindowOperator, WindowSpec};
+use chainalytics_streaming::window::{Partial, WindowOperator, WindowSpec};
 use clap::{Parser, ValueEnum};
-use datafusion::common::ScalarValue;
 use datafusion::prelude::{col, lit};
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -21,10 +27,11 @@ use serde_json::json;
 use crate::layers::layer_of;
 use crate::source::{Position, span};
 use crate::stage::{Keep, Part, commit};
-use crate::stateful::{Batch, Stateful, drive, micros, snapshots, to_property};
+use crate::stateful::{Batch, Stateful, drive, micros, snapshots, timestamp, to_property};
 use crate::{Job, JobContext, JobReport, parse, parse_duration};
-use queries::Queries;
+use queries::{Partials, Queries};
 use state::{Definition, State, windows_frame};
+use touched::{Known, of_query, open_results};
 
 /// Windows with state over user events.
 pub(crate) struct WindowAggregation;
@@ -113,6 +120,7 @@ impl Job for WindowAggregation {
         Box::pin(async move {
             let args: Args = parse(self.name(), args)?;
             let query = Query::new(&args)?;
+            layout::prepare(&context).await?;
             let (total, batches) = drive(&context, args.trigger, &query).await?;
             Ok(json!({
                 "query": query.name, "batches": batches, "input_rows": total.rows, "duplicates": total.duplicates,
@@ -154,8 +162,7 @@ impl Query {
     async fn seen(&self, context: &JobContext, queries: &Queries<'_>, watermark: Option<i64>) -> Result<Part> {
         let forget = watermark.map(|w| crate::reprocessing::day_start(w.saturating_sub(self.definition.spec.reach())));
         let keep = forget.map_or(Keep::All, |before| {
-            let before = ScalarValue::TimestampMicrosecond(Some(before), Some("UTC".into()));
-            Keep::AllBut(col("query").eq(lit(self.name.as_str())).and(col("event_timestamp").lt(lit(before))))
+            Keep::AllBut(of_query(&self.name).and(col("event_timestamp").lt(timestamp(before))))
         });
         Part::new(context, SEEN, keep).await?.query(context, &queries.newly_seen(forget)).await
     }
@@ -177,9 +184,8 @@ impl Stateful for Query {
     fn batch<'a>(&'a self, context: &'a JobContext) -> BoxFuture<'a, Result<Batch>> {
         Box::pin(async move {
             let layer = layer_of("user-events").ok_or_else(|| Error::internal("no layer for user-events"))?;
-            let of_query = || col("query").eq(lit(self.name.as_str()));
             let state_key = format!("chainalytics.windows.{}", self.name);
-            let state_part = Part::new(context, STATE, Keep::AllBut(of_query())).await?;
+            let mut state_part = Part::new(context, STATE, Keep::AllBut(of_query(&self.name))).await?;
             let before = State::of(&state_part.table, &state_key, &self.name, self.definition)?;
             let start = before.as_ref().map_or_else(Position::default, |s| s.position.clone());
             let new = span(context, BRONZE, layer.time, start).await?;
@@ -191,34 +197,58 @@ impl Stateful for Query {
             let old = topic_watermark.watermark;
             let selected = new.condition();
             let queries = Queries::new(&self.name, self.definition, &selected, new.times, old);
-            let open = if before.is_some() { queries.read_state(context).await? } else { Vec::new() };
-            let open_before = open.len() as u64;
-            let mut operator = WindowOperator::restore(self.definition.spec, old, open);
-            let partials = queries.partials(context).await?;
-            let unique: u64 = partials.rows;
-            for partial in partials.partials {
+            let watermarks = topic_watermark.advance(&queries.partition_times(context).await?, self.definition.watermark_delay, self.idle_after);
+            let Partials { partials, rows: unique } = queries.partials(context).await?;
+
+            let spec = self.definition.spec;
+            let judge = WindowOperator::restore(spec, old, []);
+            let taken: Vec<&Partial> = partials.iter().filter(|partial| !judge.drops(partial)).collect();
+            let update = self.output == Output::Update;
+            // Results that do not mirror the state yet are made from all of it, once.
+            let whole = update && !before.as_ref().is_some_and(|s| s.told);
+            let known = match &before {
+                None => Known::default(),
+                Some(_) if whole => Known::all(context, &state_part.table, &self.name).await?,
+                Some(_) => Known::of(context, &state_part.table, &self.name, spec, &taken, (old, watermarks.watermark)).await?,
+            };
+            drop(taken);
+            let results = Part::new(context, RESULTS, Keep::All).await?;
+            let told_before = if update && !whole { open_results(context, &results.table, &self.name, &known.windows).await? } else { RowPlaces::default() };
+            let open_before = before.as_ref().map_or(0, |s| s.open);
+            // Open windows that this batch has nothing to do with.
+            let others = open_before.saturating_sub(known.windows.len() as u64);
+            let Known { windows, places } = known;
+            if before.is_some() {
+                state_part.keep = Keep::AllButRows { places, within: of_query(&self.name) };
+            }
+            let mut operator = WindowOperator::restore(spec, old, windows);
+            for partial in partials {
                 operator.absorb(partial);
-                if operator.len() > self.max_open_windows {
+                if others + operator.len() as u64 > self.max_open_windows as u64 {
                     let message = format!("query {} has more than {} open windows (--max-open-windows)", self.name, self.max_open_windows);
                     return Err(Error::new(ErrorCode::ResourcesExhausted, message));
                 }
             }
-            let watermarks = topic_watermark.advance(&queries.partition_times(context).await?, self.definition.watermark_delay, self.idle_after);
             let closed = operator.advance(watermarks.watermark);
-            let open: Vec<_> = operator.open().collect();
+            let changed: Vec<_> = operator.open().collect();
+            let open = others + changed.len() as u64;
 
             let batch_id = before.as_ref().map_or(0, |s| s.batch_id) + 1;
-            let kept = State::new(batch_id, self.definition, new.end.clone(), &watermarks, open.len() as u64);
-            let mut parts = vec![state_part.frame(windows_frame(context, &self.name, &open, None)?).set(state_key, to_property(&kept))];
-            // Results of open windows are as of the last batch: all of them give way to those of this one.
-            let replaced = Keep::AllBut(of_query().and(col("closed").eq(lit(false))));
-            let results = Part::new(context, RESULTS, if self.output == Output::Update { replaced } else { Keep::All }).await?;
+            let kept = State::new(batch_id, self.definition, new.end.clone(), &watermarks, open, update);
+            let mut parts = vec![state_part.frame(windows_frame(context, &self.name, &changed, None)?).set(state_key, to_property(&kept))];
+            let of_open = of_query(&self.name).and(col("closed").eq(lit(false)));
+            let mut results = results;
+            results.keep = match (update, whole) {
+                (false, _) => Keep::All,
+                (true, true) => Keep::AllBut(of_open),
+                (true, false) => Keep::AllButRows { places: told_before, within: of_open },
+            };
             let mut frames = Vec::new();
             if !closed.is_empty() {
-                frames.push(windows_frame(context, &self.name, &closed, Some((self.definition.spec, true)))?);
+                frames.push(windows_frame(context, &self.name, &closed, Some((spec, true)))?);
             }
-            if self.output == Output::Update && !open.is_empty() {
-                frames.push(windows_frame(context, &self.name, &open, Some((self.definition.spec, false)))?);
+            if update && !changed.is_empty() {
+                frames.push(windows_frame(context, &self.name, &changed, Some((spec, false)))?);
             }
             parts.push(frames.into_iter().fold(results, Part::frame));
             if self.definition.deduplicate {
@@ -226,14 +256,14 @@ impl Stateful for Query {
             }
             let step = format!("windows:{}:{}", self.name, crate::digest(&new.end.to_json()));
             let outcome = commit(context, &step, parts).await?;
-            let (closed, open) = (closed.len() as u64, open.len() as u64);
+            let closed = closed.len() as u64;
             Ok(Batch {
                 rows: new.rows,
                 duplicates: new.rows.saturating_sub(unique),
                 dropped: operator.dropped(),
                 output: closed,
                 state: open,
-                state_updated: (open + closed).saturating_sub(open_before),
+                state_updated: changed.len() as u64,
                 state_removed: closed,
                 watermark: watermarks.watermark,
                 batch_id: kept.batch_id,

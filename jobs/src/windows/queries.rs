@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chainalytics_common::{Error, Result};
-use chainalytics_streaming::window::{Figures, OpenWindow, Partial, PartitionTime, WindowSpec};
+use chainalytics_streaming::window::{Figures, Partial, PartitionTime, WindowSpec};
 
 use crate::JobContext;
 use crate::rows::{Rows, fetch};
@@ -11,7 +11,7 @@ use crate::source::{moment, text};
 use crate::stateful::partition_times;
 
 use super::state::Definition;
-use super::{BRONZE, Key, SEEN, STATE};
+use super::{BRONZE, Key, SEEN};
 
 const FIGURES: &str = "count(*) AS events, count(*) FILTER (WHERE event_type = 'view') AS views, count(*) FILTER (WHERE event_type = 'click') AS clicks, \
      count(*) FILTER (WHERE event_type = 'purchase') AS purchases, coalesce(sum(value) FILTER (WHERE event_type = 'purchase'), 0.0) AS revenue, \
@@ -132,24 +132,6 @@ impl<'a> Queries<'a> {
         );
         Ok(partition_times(&fetch(context.session(), &query).await?))
     }
-
-    /// The open windows as the last commit left them.
-    pub(super) async fn read_state(&self, context: &JobContext) -> Result<Vec<OpenWindow>> {
-        let query = format!(
-            "SELECT window_key, window_start, window_end, events, views, clicks, purchases, revenue, first_event, last_event FROM {STATE} WHERE query = {}",
-            text(self.name)
-        );
-        let rows = fetch(context.session(), &query).await?;
-        let window = |row| {
-            Some(OpenWindow {
-                key: rows.text(row, "window_key")?,
-                start: rows.micros(row, "window_start")?,
-                end: rows.micros(row, "window_end")?,
-                figures: figures(&rows, row)?,
-            })
-        };
-        (0..rows.len()).map(|row| window(row).ok_or_else(|| Error::internal("a row of window_state lacks a value"))).collect()
-    }
 }
 
 /// The greatest multiple of `length` that is not after `t`, also before the epoch.
@@ -157,7 +139,7 @@ fn floor(t: &str, length: i64) -> String {
     format!("({t} - (({t} % {length}) + {length}) % {length})")
 }
 
-fn figures(rows: &Rows, row: usize) -> Option<Figures> {
+pub(super) fn figures(rows: &Rows, row: usize) -> Option<Figures> {
     Some(Figures {
         events: rows.count(row, "events"),
         views: rows.count(row, "views"),

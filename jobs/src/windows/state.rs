@@ -52,11 +52,14 @@ pub(super) struct State {
     /// Batches so far; zero in states of before they were counted.
     #[serde(default)]
     pub batch_id: i64,
+    /// Whether the results have a row of each open window, as it is in the state.
+    #[serde(default)]
+    pub told: bool,
 }
 
 impl State {
-    pub(super) fn new(batch_id: i64, definition: Definition, position: Position, watermarks: &TopicWatermark, open: u64) -> Self {
-        Self { definition, position, watermark: watermarks.watermark, partitions: Partitions::of(watermarks), open, batch_id }
+    pub(super) fn new(batch_id: i64, definition: Definition, position: Position, watermarks: &TopicWatermark, open: u64, told: bool) -> Self {
+        Self { definition, position, watermark: watermarks.watermark, partitions: Partitions::of(watermarks), open, batch_id, told }
     }
 
     /// The state of a query; `None` before its first batch.

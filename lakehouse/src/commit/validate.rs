@@ -43,10 +43,11 @@ pub(super) async fn validate(table: &Table, change: &TableChange, options: &Comm
     }
     match &change.files {
         Some(FileChange::Overwrite { base, check, removed, added }) => {
-            // Rows that another commit deleted must not come back in a new file.
+            // Rows that another commit deleted must not come back in a new file, nor by a deletion vector that takes the place of one with them.
             let moves_rows = added.iter().any(|file| file.content == FileContent::Data) && !change.referenced.is_empty();
+            let replaces_vectors = added.iter().any(|file| file.content_offset.is_some());
             let mut rewritten = removed.clone();
-            if moves_rows {
+            if moves_rows || replaces_vectors {
                 rewritten.extend(change.referenced.iter().cloned());
             }
             refuse_unseen(table, *base, check, &rewritten).await?;

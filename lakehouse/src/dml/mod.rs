@@ -7,6 +7,7 @@
 mod align;
 mod distribute;
 mod merge;
+mod places;
 mod reads;
 mod rewrite;
 mod target;
@@ -29,6 +30,7 @@ pub use align::{Casting, Matching, align};
 pub(crate) use distribute::Purpose;
 pub use distribute::by_partition;
 pub use merge::{Insertion, Merge, MergeAction, MergeClause, merge_rows};
+pub use places::{RowPlaces, delete_places};
 pub use rewrite::{Assignment, RowEdit, rewrite_rows};
 pub(crate) use target::lineage_columns;
 pub use target::{RowChange, RowMode, RowOperation};

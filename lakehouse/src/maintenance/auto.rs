@@ -6,6 +6,7 @@
 //! | `chainalytics.maintenance.every-commits` | commits after which it does | `20` |
 //! | `chainalytics.maintenance.min-input-files` | small files of a partition that are worth compacting | `5` |
 //! | `chainalytics.maintenance.min-file-size-bytes` | files of this size are left as they are | 32 MiB, or less for small target sizes |
+//! | `chainalytics.maintenance.delete-file-threshold` | delete files of a data file from which on it is rewritten, whatever its size; delete files that apply to nothing any more go too | not by their number |
 //! | `chainalytics.maintenance.max-snapshots` | snapshots of the main branch beyond which the oldest expire whatever their age | `3000` |
 //!
 //! A file is rewritten until it has that size and then never again: a table that is fed for days would otherwise be rewritten as a whole each time
@@ -38,6 +39,7 @@ const ENABLED: &str = "chainalytics.maintenance.enabled";
 const EVERY_COMMITS: &str = "chainalytics.maintenance.every-commits";
 const MIN_INPUT_FILES: &str = "chainalytics.maintenance.min-input-files";
 pub(super) const MAX_SNAPSHOTS: &str = "chainalytics.maintenance.max-snapshots";
+const DELETE_FILE_THRESHOLD: &str = "chainalytics.maintenance.delete-file-threshold";
 const MIN_FILE_SIZE: &str = "chainalytics.maintenance.min-file-size-bytes";
 
 /// Large enough to read well, and reached within a few rounds.
@@ -82,6 +84,10 @@ pub async fn maintain(write: &Write<'_>, ident: &TableIdent) -> Result<Maintaine
     let mut settings = BTreeMap::from([("partial-progress.enabled".to_owned(), "true".to_owned())]);
     if let Some(files) = number(table.properties(), MIN_INPUT_FILES)? {
         settings.insert("min-input-files".to_owned(), files.to_string());
+    }
+    if let Some(deletes) = number(table.properties(), DELETE_FILE_THRESHOLD)? {
+        settings.insert("delete-file-threshold".to_owned(), deletes.to_string());
+        settings.insert("remove-dangling-deletes".to_owned(), "true".to_owned());
     }
     settings.insert("min-file-size-bytes".to_owned(), min_file_size(&table)?.to_string());
     let options = RewriteOptions { settings, buffer_bytes_max: Some(BUFFER_BYTES_MAX), ..RewriteOptions::default() };

@@ -115,6 +115,27 @@ async fn no_update_is_lost() {
     }
 }
 
+/// Two that delete different rows of one file: position deletes add up, a deletion vector takes the place of the other.
+#[tokio::test]
+async fn no_delete_is_lost() {
+    for version in [2, 3] {
+        for level in ["serializable", "snapshot"] {
+            let place = Place::new();
+            let process = place.process(None).await;
+            let properties = format!(
+                "'format-version' = '{version}', 'write.delete.mode' = 'merge-on-read', 'write.delete.isolation-level' = '{level}', \
+                 'write.parquet.compression-codec' = 'snappy'"
+            );
+            process.sql(&format!("CREATE TABLE t (id BIGINT) TBLPROPERTIES ({properties})")).await;
+            process.sql("INSERT INTO t SELECT value FROM generate_series(1, 4) AS g").await;
+            let (acknowledged, rows) = race(&place, "DELETE FROM t WHERE id = 1", "DELETE FROM t WHERE id = 2").await;
+            let expected: &[&str] = if acknowledged { &["3", "4"] } else { &["1", "3", "4"] };
+            assert_eq!(rows, expected, "v{version}, {level}: acknowledged {acknowledged}");
+            assert!(acknowledged || version == 3, "v{version}, {level}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn rows_that_come_meanwhile() {
     for table in TABLES {

@@ -53,15 +53,19 @@ impl WindowOperator {
         self.watermark.is_some_and(|watermark| end <= watermark)
     }
 
+    /// Whether these rows would be dropped.
+    pub fn drops(&self, partial: &Partial) -> bool {
+        // A session's rows were judged one by one: a late one must not be carried in by its neighbours.
+        partial.late || self.is_late(self.spec.end(partial.start, partial.figures.last))
+    }
+
     /// Takes rows in. Those of windows that have closed are dropped.
     pub fn absorb(&mut self, partial: Partial) {
-        let Partial { key, start, figures, late } = partial;
-        // A session's rows were judged one by one: a late one must not be carried in by its neighbours.
-        if late || self.is_late(self.spec.end(start, figures.last)) {
-            self.dropped += figures.events;
+        if self.drops(&partial) {
+            self.dropped += partial.figures.events;
             return;
         }
-        self.insert(key, start, figures);
+        self.insert(partial.key, partial.start, partial.figures);
     }
 
     fn insert(&mut self, key: String, start: i64, mut figures: Figures) {
