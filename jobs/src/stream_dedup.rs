@@ -18,8 +18,8 @@ use serde_json::json;
 use crate::source::moment;
 use crate::stage::{Keep, Part, commit};
 use crate::stateful::{
-    Batch, Input, InputState, Stateful, check_state, column, columns_of, drive, ensure, expire, micros, quoted, read_property, row_count, same_definition,
-    snapshots, state_table, to_property,
+    Batch, Input, InputState, Stateful, check_state, column, columns_of, drive, ensure, expire, micros, quoted, read_property, row_count,
+    same_definition, snapshots, state_table, to_property,
 };
 use crate::{Job, JobContext, JobReport, parse, parse_duration};
 

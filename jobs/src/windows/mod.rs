@@ -161,9 +161,7 @@ impl Query {
     /// Identities of this batch; those whose windows have all closed are forgotten, by whole days.
     async fn seen(&self, context: &JobContext, queries: &Queries<'_>, watermark: Option<i64>) -> Result<Part> {
         let forget = watermark.map(|w| crate::reprocessing::day_start(w.saturating_sub(self.definition.spec.reach())));
-        let keep = forget.map_or(Keep::All, |before| {
-            Keep::AllBut(of_query(&self.name).and(col("event_timestamp").lt(timestamp(before))))
-        });
+        let keep = forget.map_or(Keep::All, |before| Keep::AllBut(of_query(&self.name).and(col("event_timestamp").lt(timestamp(before)))));
         Part::new(context, SEEN, keep).await?.query(context, &queries.newly_seen(forget)).await
     }
 }
@@ -213,7 +211,8 @@ impl Stateful for Query {
             };
             drop(taken);
             let results = Part::new(context, RESULTS, Keep::All).await?;
-            let told_before = if update && !whole { open_results(context, &results.table, &self.name, &known.windows).await? } else { RowPlaces::default() };
+            let told_before =
+                if update && !whole { open_results(context, &results.table, &self.name, &known.windows).await? } else { RowPlaces::default() };
             let open_before = before.as_ref().map_or(0, |s| s.open);
             // Open windows that this batch has nothing to do with.
             let others = open_before.saturating_sub(known.windows.len() as u64);

@@ -116,10 +116,7 @@ pub(super) async fn open_results(context: &JobContext, results: &Table, query: &
     }
     let told = frame(
         context.session(),
-        vec![
-            ("batch_key", texts(windows.iter().map(|w| Some(w.key.as_str())))),
-            ("batch_start", moments(windows.iter().map(|w| Some(w.start)))),
-        ],
+        vec![("batch_key", texts(windows.iter().map(|w| Some(w.key.as_str())))), ("batch_start", moments(windows.iter().map(|w| Some(w.start))))],
     )?;
     let spans = spans(windows.iter().map(|w| (w.start, w.end)).collect());
     let rows = scan(context, results)?
