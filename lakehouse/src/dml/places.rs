@@ -97,7 +97,7 @@ pub async fn delete_places(write: &Write<'_>, table: &Table, condition: &Expr, p
     }
     if !marked.is_empty() {
         let delta = delta(table, &marked, &deletes, vectors)?;
-        change.added = write.delta_files(table, plan_of(&rows)?, delta, false).await?;
+        change.added = write.delta_files(table, plan_of(&rows)?, delta, None).await?;
     }
     Ok(change)
 }
