@@ -34,7 +34,7 @@ pub enum Answer {
     Status(u16),
     /// The connection ends.
     Cut,
-    /// Nothing comes.
+    /// Nothing comes, until the client gives up.
     Silence,
 }
 
@@ -143,7 +143,8 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
     match fault.answer {
         Answer::Status(status) => answer(&mut stream, status, "<html><title>gateway</title></html>").await,
         Answer::Cut => drop(stream),
-        Answer::Silence => tokio::time::sleep(Duration::from_secs(30)).await,
+        // It has sent all it has to say: what ends this is its end of the connection, or the test's.
+        Answer::Silence => while stream.read_u8().await.is_ok() {},
     }
     if let Applies::Late(wait) = fault.applies {
         tokio::time::sleep(wait).await;
