@@ -44,7 +44,8 @@ pub struct AvroDecoder {
 /// How records of one writer's schema are decoded.
 enum Writer {
     Avro(Box<WriterDecoder>),
-    Json,
+    /// With the fields that the schema has as no column takes them. Each record is judged by itself, and may do without them.
+    Json(Vec<String>),
 }
 
 /// What a writer's schema is to this decoder.
@@ -160,7 +161,7 @@ impl AvroDecoder {
                 Ok(decoder) => Writer::Avro(Box::new(decoder)),
                 Err(error) => return refused(error.to_string()),
             },
-            _ => Writer::Json,
+            _ => Writer::Json(found.incompatible_fields),
         };
         self.decoders.put(id, writer);
         Ok(Prepared::Ready)
@@ -178,14 +179,14 @@ impl AvroDecoder {
         let Some(id) = id else { return Ok(()) };
         let decoder = match self.decoders.get_mut(&id) {
             Some(Writer::Avro(decoder)) => decoder,
-            Some(Writer::Json) => {
+            Some(Writer::Json(alien)) => {
                 for row in run.drain(..) {
                     let body = chunk.value(row as usize).map_or(&[][..], |value| strip_prefix(value).1);
                     match decode_value(&mut self.columns, body) {
                         Ok(()) => accepted.push(row),
                         Err(misfit) => {
                             self.columns.rollback();
-                            rejected.push(reject(row, misfit, Some(id)));
+                            rejected.push(reject(row, blame_schema(misfit, id, alien), Some(id)));
                         }
                     }
                 }
@@ -216,13 +217,23 @@ fn reject(row: u32, misfit: Misfit, schema_id: Option<i32>) -> Reject {
     Reject { row, code: misfit.code, error: misfit.error, schema_id }
 }
 
+/// A misfit of a field that the writer's schema has in a way that the column does not take is the schema's fault, not the record's.
+fn blame_schema(misfit: Misfit, id: i32, alien: &[String]) -> Misfit {
+    match &misfit.field {
+        Some(field) if alien.contains(field) => {
+            Misfit { code: RejectCode::IncompatibleSchema, error: format!("schema {id}: {}", misfit.error), field: misfit.field }
+        }
+        _ => misfit,
+    }
+}
+
 fn wire_id(value: Option<&[u8]>) -> Result<i32, Misfit> {
     let Some(value) = value else {
-        return Err(Misfit { code: RejectCode::Tombstone, error: "the value is null".to_owned() });
+        return Err(Misfit::of_record(RejectCode::Tombstone, "the value is null".to_owned()));
     };
-    strip_prefix(value).0.ok_or_else(|| Misfit {
-        code: RejectCode::Malformed,
-        error: format!("not in the registry's wire format: a zero byte and a schema id ({PREFIX_LEN} bytes) must lead"),
+    strip_prefix(value).0.ok_or_else(|| {
+        let error = format!("not in the registry's wire format: a zero byte and a schema id ({PREFIX_LEN} bytes) must lead");
+        Misfit::of_record(RejectCode::Malformed, error)
     })
 }
 
@@ -277,7 +288,7 @@ impl WriterDecoder {
     fn feed(&mut self, chunk: &RecordChunk, row: u32) -> Result<(), Misfit> {
         let value = chunk.value(row as usize).unwrap_or_default();
         let room = self.decoder.capacity();
-        let malformed = |error: String| Misfit { code: RejectCode::Malformed, error };
+        let malformed = |error: String| Misfit::of_record(RejectCode::Malformed, error);
         match self.decoder.decode(value) {
             Ok(len) if len == value.len() && self.decoder.capacity() + 1 == room => Ok(()),
             Ok(_) => Err(malformed(format!("the Avro body does not match schema {}: wrong length", self.id))),
@@ -300,8 +311,8 @@ impl WriterDecoder {
         for row in rows {
             let outcome = self.feed(chunk, row).and_then(|()| match self.decoder.flush() {
                 Ok(Some(batch)) if batch.num_rows() == 1 => Ok(batch),
-                Ok(_) => Err(Misfit { code: RejectCode::Malformed, error: "no record in the Avro body".to_owned() }),
-                Err(error) => Err(Misfit { code: RejectCode::Malformed, error: format!("the Avro body: {error}") }),
+                Ok(_) => Err(Misfit::of_record(RejectCode::Malformed, "no record in the Avro body".to_owned())),
+                Err(error) => Err(Misfit::of_record(RejectCode::Malformed, format!("the Avro body: {error}"))),
             });
             match outcome {
                 Ok(batch) => pieces.push((vec![row], batch)),

@@ -66,7 +66,8 @@ fn event_2(id: &str, at: &str, value: i64) -> Vec<u8> {
     encode(2, EVENT_2, &RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap())
 }
 
-/// A registry that knows both versions and, as 3, a JSON Schema, as 4 something else, as 5 a schema without the event's time.
+/// A registry that knows both versions and, as 3, a JSON Schema, as 4 something else, as 5 a schema without the event's time, as 6 a JSON
+/// Schema that has the value as text.
 async fn decoder() -> AvroDecoder {
     decoder_that(false).await
 }
@@ -90,6 +91,9 @@ async fn decoder_that(evolve: bool) -> AvroDecoder {
                 (200, serde_json::json!({"schema": schema, "schemaType": "JSON"}))
             } else if request.starts_with("GET /schemas/ids/4 ") {
                 (200, serde_json::json!({"schema": "message M {}", "schemaType": "PROTOBUF"}))
+            } else if request.starts_with("GET /schemas/ids/6 ") {
+                let schema = r#"{"type":"object","required":["id","at"],"properties":{"id":{"type":"string"},"at":{"type":"string"},"value":{"type":"string"}}}"#;
+                (200, serde_json::json!({"schema": schema, "schemaType": "JSON"}))
             } else if request.starts_with("GET /schemas/ids/5 ") {
                 let schema = r#"{"type":"record","name":"E","fields":[{"name":"id","type":"string"}]}"#;
                 (200, serde_json::json!({"schema": schema}))
@@ -183,6 +187,21 @@ async fn json_with_a_registered_schema_goes_beside_avro() {
     assert_eq!(decoded.columns[0].as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["a", "b", "d"]);
     assert_eq!(decoded.rejected[0].code, RejectCode::MissingField);
     assert_eq!(decoded.rejected[0].schema_id, Some(3));
+}
+
+#[tokio::test]
+async fn json_that_its_schema_spoils_is_told_from_json_that_is_bad() {
+    let json = |body: &str| [&[0, 0, 0, 0, 6][..], body.as_bytes()].concat();
+    let values = vec![
+        json(r#"{"id":"a","at":"1970-01-01T00:00:02Z","value":"much"}"#),
+        json(r#"{"id":"b","at":"1970-01-01T00:00:02Z"}"#),
+        json(r#"{"id":"c","at":"1970-01-01T00:00:02Z","missing":"no number"}"#),
+    ];
+    let decoded = decoder().await.decode(&chunk(&values)).await.unwrap();
+    assert_eq!(decoded.accepted, Some(vec![1]));
+    let codes: Vec<_> = decoded.rejected.iter().map(|reject| (reject.row, reject.code)).collect();
+    assert_eq!(codes, [(0, RejectCode::IncompatibleSchema), (2, RejectCode::TypeMismatch)]);
+    assert!(decoded.rejected[0].error.contains("schema 6") && decoded.rejected[0].error.contains("'value'"), "{}", decoded.rejected[0].error);
 }
 
 #[tokio::test]

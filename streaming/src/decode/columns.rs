@@ -20,6 +20,19 @@ const DOUBLE_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 pub(super) struct Misfit {
     pub(super) code: RejectCode,
     pub(super) error: String,
+    /// The field at fault, if it is one.
+    pub(super) field: Option<String>,
+}
+
+impl Misfit {
+    /// The record as a whole is at fault.
+    pub(super) fn of_record(code: RejectCode, error: String) -> Self {
+        Self { code, error, field: None }
+    }
+
+    fn of_field(code: RejectCode, spec: &FieldSpec, error: String) -> Self {
+        Self { code, error, field: Some(spec.name.clone()) }
+    }
 }
 
 /// One scalar as a format's parser hands it over.
@@ -144,7 +157,7 @@ impl Column {
 
     fn push_null(&mut self) -> Result<(), Misfit> {
         if self.spec.required {
-            return Err(Misfit { code: RejectCode::MissingField, error: format!("required field '{}' is null", self.spec.name) });
+            return Err(Misfit::of_field(RejectCode::MissingField, &self.spec, format!("required field '{}' is null", self.spec.name)));
         }
         match &mut self.values {
             Values::Text { bytes, ends } => ends.push(bytes.len() as i32),
@@ -308,15 +321,15 @@ fn mismatch(spec: &FieldSpec, scalar: Scalar<'_>) -> Misfit {
 }
 
 pub(super) fn mismatch_of(spec: &FieldSpec, value: &str) -> Misfit {
-    Misfit { code: RejectCode::TypeMismatch, error: format!("field '{}': {value} is no {}", spec.name, spec.kind.name()) }
+    Misfit::of_field(RejectCode::TypeMismatch, spec, format!("field '{}': {value} is no {}", spec.name, spec.kind.name()))
 }
 
 fn bad_timestamp(spec: &FieldSpec, scalar: Scalar<'_>) -> Misfit {
-    Misfit { code: RejectCode::BadTimestamp, error: format!("field '{}': {} is no {}", spec.name, describe(scalar), spec.kind.name()) }
+    Misfit::of_field(RejectCode::BadTimestamp, spec, format!("field '{}': {} is no {}", spec.name, describe(scalar), spec.kind.name()))
 }
 
 fn not_allowed(spec: &FieldSpec, text: &str) -> Misfit {
-    Misfit { code: RejectCode::NotAllowed, error: format!("field '{}': \"{}\" is none of {}", spec.name, shown(text), spec.allowed.join(", ")) }
+    Misfit::of_field(RejectCode::NotAllowed, spec, format!("field '{}': \"{}\" is none of {}", spec.name, shown(text), spec.allowed.join(", ")))
 }
 
 /// The columns of a record schema.
@@ -360,7 +373,7 @@ impl Columns {
                 continue;
             }
             if column.spec.required {
-                return Err(Misfit { code: RejectCode::MissingField, error: format!("required field '{}' is absent", column.spec.name) });
+                return Err(Misfit::of_field(RejectCode::MissingField, &column.spec, format!("required field '{}' is absent", column.spec.name)));
             }
             column.push_null()?;
         }

@@ -49,7 +49,7 @@ impl JsonDecoder {
                 }
             };
             let outcome = match value {
-                None => Err(Misfit { code: RejectCode::Tombstone, error: "the value is null".to_owned() }),
+                None => Err(Misfit::of_record(RejectCode::Tombstone, "the value is null".to_owned())),
                 Some(value) => decode_value(&mut self.columns, value),
             };
             match outcome {
@@ -72,20 +72,20 @@ impl JsonDecoder {
 /// Reads one object into the columns. On a misfit the caller rolls back.
 pub(super) fn decode_value(columns: &mut Columns, value: &[u8]) -> Result<(), Misfit> {
     // Checked once and as a whole, ignored fields included; the parser then borrows text without looking again.
-    let text = std::str::from_utf8(value).map_err(|e| Misfit { code: RejectCode::Malformed, error: format!("not UTF-8: {e}") })?;
+    let text = std::str::from_utf8(value).map_err(|e| Misfit::of_record(RejectCode::Malformed, format!("not UTF-8: {e}")))?;
     let mut misfit = None;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let seed = RecordSeed { columns, misfit: &mut misfit };
     let parsed = seed.deserialize(&mut deserializer).and_then(|()| deserializer.end());
     match (misfit, parsed) {
         (Some(misfit), _) => Err(misfit),
-        (None, Err(error)) => Err(Misfit {
-            code: RejectCode::Malformed,
-            error: match error.classify() {
+        (None, Err(error)) => {
+            let error = match error.classify() {
                 Category::Eof => format!("the JSON is cut short: {error}"),
                 _ => format!("not a JSON object: {error}"),
-            },
-        }),
+            };
+            Err(Misfit::of_record(RejectCode::Malformed, error))
+        }
         (None, Ok(())) => columns.commit_row(),
     }
 }
@@ -129,7 +129,7 @@ impl<'de> Visitor<'de> for RecordSeed<'_> {
             hint = index + 1;
             if self.columns.has_value(index) {
                 let name = &self.columns.column(index).spec().name;
-                *self.misfit = Some(Misfit { code: RejectCode::Malformed, error: format!("field '{name}' appears twice") });
+                *self.misfit = Some(Misfit::of_record(RejectCode::Malformed, format!("field '{name}' appears twice")));
                 return Err(A::Error::custom("field twice"));
             }
             let pushed = if self.columns.column(index).spec().kind == FieldKind::Double {

@@ -36,6 +36,8 @@ pub struct SchemaFit {
     pub untakeable: Vec<String>,
     /// Why no record of this schema can become a row.
     pub incompatible: Option<String>,
+    /// The fields because of which.
+    pub incompatible_fields: Vec<String>,
 }
 
 impl SchemaFit {
@@ -279,6 +281,7 @@ pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
             Some(declared) if !takes(declared.kind, field.kind) => {
                 let found = field.kind.map_or("a type that no column takes", FieldKind::name);
                 fit.incompatible.get_or_insert_with(|| format!("field '{}' is {found}, the column takes {}", field.name, declared.kind.name()));
+                fit.incompatible_fields.push(field.name.clone());
             }
             Some(declared) => {
                 if let Some(wider) = field.kind.and_then(|kind| wider(declared.kind, kind)) {
@@ -298,6 +301,7 @@ pub fn fit(schema: &RecordSchema, writer: &[WriterField]) -> SchemaFit {
     for declared in schema.fields.iter().filter(|declared| declared.required) {
         if !writer.iter().any(|field| field.name == declared.name) {
             fit.incompatible.get_or_insert_with(|| format!("it lacks the required field '{}'", declared.name));
+            fit.incompatible_fields.push(declared.name.clone());
         }
     }
     fit
