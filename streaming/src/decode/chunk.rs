@@ -37,6 +37,18 @@ impl RecordChunk {
         self.timestamps_ms.push(timestamp_ms);
     }
 
+    /// The records at other offsets than these, which ascend.
+    #[must_use]
+    pub fn without(&self, offsets: &[i64]) -> Self {
+        let mut rest = Self::default();
+        for (row, (offset, timestamp_ms)) in self.offsets.iter().zip(&self.timestamps_ms).enumerate() {
+            if offsets.binary_search(offset).is_err() {
+                rest.push(*offset, *timestamp_ms, self.key(row), self.value(row));
+            }
+        }
+        rest
+    }
+
     /// Records.
     pub fn len(&self) -> usize {
         self.offsets.len()
@@ -122,6 +134,9 @@ mod tests {
         assert_eq!(chunk.key(3), None);
         assert_eq!(chunk.offsets(), [7, 8, 9, 12]);
         assert_eq!(chunk.bytes(), 8);
+        let rest = chunk.without(&[3, 8, 9, 10]);
+        assert_eq!((rest.offsets(), rest.timestamps_ms()), (&[7, 12][..], &[1000, 1003][..]));
+        assert_eq!((rest.key(0), rest.value(0), rest.key(1), rest.value(1)), (Some(&b"k"[..]), Some(&b"one"[..]), None, Some(&b"four"[..])));
     }
 
     #[test]

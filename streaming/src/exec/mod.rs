@@ -14,5 +14,5 @@ mod tests;
 
 pub use node::KafkaToIcebergExec;
 pub use report::{ConsumedUnit, NewerSchema, TaskFailure, TaskReport, WrittenFile, read_reports, report_schema};
-pub use spec::{IngestSpec, OnError, Tombstones, TopicSink};
+pub use spec::{IngestSpec, OnError, Settled, Tombstones, TopicSink};
 pub use units::{unit_schema, unit_source};

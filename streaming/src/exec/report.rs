@@ -40,7 +40,7 @@ pub fn report_schema() -> SchemaRef {
 pub struct ConsumedUnit {
     /// The unit; its range was read completely.
     pub unit: Unit,
-    /// Records read: accepted, rejected and skipped.
+    /// Records read: accepted, rejected, skipped and settled.
     pub records: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
@@ -51,6 +51,9 @@ pub struct ConsumedUnit {
     /// Records that are neither, as they were to be skipped, by code.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, u64>,
+    /// Records that an earlier attempt at the batch had made dead letters.
+    #[serde(default)]
+    pub settled: u64,
     /// Earliest event time among the accepted, microseconds since the epoch.
     pub event_time_min_us: Option<i64>,
     /// Latest event time among the accepted.

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use chainalytics_lakehouse::WriteSpec;
@@ -52,6 +54,9 @@ pub struct TopicSink {
     pub write: WriteSpec,
 }
 
+/// Offsets by topic and partition, ascending.
+pub type Settled = BTreeMap<String, BTreeMap<i32, Vec<i64>>>;
+
 /// Everything that an executor must know to run its share of a batch. Serialises into the physical plan.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Serialize, Deserialize)]
 pub struct IngestSpec {
@@ -66,6 +71,9 @@ pub struct IngestSpec {
     pub topics: Vec<TopicSink>,
     /// The dead-letter table.
     pub dead_letters: WriteSpec,
+    /// Records that are dead letters already, of an attempt at this batch that came no further; they are passed over.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settled: Settled,
     /// Batch, for the lineage column.
     pub batch_id: i64,
     /// Run, for the lineage column.

@@ -129,7 +129,10 @@ impl Task {
                     let Some((unit, tally)) = units.get(position).zip(consumed.get_mut(position)) else {
                         return Err(err::internal("the reader fed a chunk of a unit that nobody asked for"));
                     };
-                    self.chunk(unit, &chunk, tally).await?;
+                    let settled = self.spec.settled.get(&unit.topic).and_then(|partitions| partitions.get(&unit.partition));
+                    let rest = settled.map(|offsets| chunk.without(offsets));
+                    tally.settled += rest.as_ref().map_or(0, |rest| (chunk.len() - rest.len()) as u64);
+                    self.chunk(unit, rest.as_ref().unwrap_or(&chunk), tally).await?;
                 }
                 Fed::Done(position, stats) => {
                     let Some((unit, tally)) = units.get(position).zip(consumed.get_mut(position)) else {
@@ -248,6 +251,7 @@ struct Tally {
     accepted: u64,
     rejected: BTreeMap<String, u64>,
     skipped: BTreeMap<String, u64>,
+    settled: u64,
     event_time_min_us: Option<i64>,
     event_time_max_us: Option<i64>,
 }
@@ -270,7 +274,7 @@ impl Tally {
         self.event_time_max_us = [self.event_time_max_us, max(times)].into_iter().flatten().max();
     }
 
-    /// The unit's report; every record must have become a row or a dead letter.
+    /// The unit's report; every record must have become a row or a dead letter, or been one.
     fn into_report(self, unit: Unit, stats: RangeStats) -> Result<ConsumedUnit> {
         let report = ConsumedUnit {
             unit,
@@ -279,19 +283,21 @@ impl Tally {
             accepted: self.accepted,
             rejected: self.rejected,
             skipped: self.skipped,
+            settled: self.settled,
             event_time_min_us: self.event_time_min_us,
             event_time_max_us: self.event_time_max_us,
             idle_ms: stats.idle_ms,
         };
-        if report.accepted + report.rejected_rows() + report.skipped_rows() != report.records {
+        if report.accepted + report.rejected_rows() + report.skipped_rows() + report.settled != report.records {
             return Err(err::internal(format!(
-                "topic '{}' partition {}: {} records read, {} accepted, {} rejected, {} skipped",
+                "topic '{}' partition {}: {} records read, {} accepted, {} rejected, {} skipped, {} settled before",
                 report.unit.topic,
                 report.unit.partition,
                 report.records,
                 report.accepted,
                 report.rejected_rows(),
-                report.skipped_rows()
+                report.skipped_rows(),
+                report.settled
             )));
         }
         Ok(report)

@@ -36,6 +36,7 @@ async fn plan(platform: &TestPlatform, groups: &[Vec<Unit>]) -> Arc<dyn Executio
             write: WriteSpec::from_table(&table).unwrap(),
         }],
         dead_letters: WriteSpec::from_table(&dead).unwrap(),
+        settled: Default::default(),
         batch_id: 4,
         run_id: "run-1".to_owned(),
         ingested_at_us: 1_767_225_600_000_000,

@@ -8,10 +8,11 @@ use chainalytics_common::Result;
 use chainalytics_lakehouse::commit::TableEdit;
 use chainalytics_lakehouse::{CommitOptions, CommitOutcome, DataFileInfo, Decision, Lakehouse, Table, TableChange, TableIdent, Transaction};
 
+use super::ahead::{Ahead, OWNERS_KEY, RESTARTS_PROPERTY, restarts};
 use super::load::{BATCH_ID_KEY, table_standing};
 use super::spec::{StreamSpec, TopicSubscription};
 use crate::batch::{
-    ABSENT_KEY, ABSENT_PROPERTY, AbsentOffsets, BATCH_TIME_KEY, BatchDecision, BatchOffsets, BatchPlan, OFFSETS_KEY, OFFSETS_PROPERTY, ProgressError, TOPIC_IDS_PROPERTY, TopicPlan, Unit, decide,
+    ABSENT_KEY, ABSENT_PROPERTY, AbsentOffsets, BATCH_TIME_KEY, Basis, BatchDecision, BatchOffsets, BatchPlan, OFFSETS_KEY, OFFSETS_PROPERTY, ProgressError, TOPIC_IDS_PROPERTY, TopicPlan, Unit, decide,
     merge_absent, merge_property, merge_topic_id,
 };
 use crate::err;
@@ -29,6 +30,8 @@ pub(super) struct BatchCommit<'a> {
     /// What the commit changes of their schemas; the files are written by it.
     pub(super) edits: &'a BTreeMap<TableIdent, Vec<TableEdit>>,
     pub(super) report: TaskReport,
+    /// Whose the dead letters are, and how far they were ahead of the tables when the batch was planned.
+    pub(super) ahead: &'a Ahead,
     /// What the rows have as `ingested_at`, microseconds since the epoch.
     pub(super) stored_at_us: i64,
 }
@@ -58,10 +61,18 @@ impl BatchCommit<'_> {
         }
         if !self.report.dead_letters.is_empty() {
             let added = self.report.dead_letters.iter().map(|written| written.file.clone()).collect();
+            let offsets = self.dead_letter_offsets();
+            let ahead = self.ahead.clone();
             transaction = transaction.add(
                 TableChange::append(self.spec.dead_letters.clone(), added)
-                    .with_summary(OFFSETS_KEY, self.dead_letter_offsets().to_json())
-                    .with_summary(BATCH_ID_KEY, self.batch_id.to_string()),
+                    .with_summary(OWNERS_KEY, ahead.owners_of(offsets.0.keys()))
+                    .with_summary(OFFSETS_KEY, offsets.to_json())
+                    .with_summary(BATCH_ID_KEY, self.batch_id.to_string())
+                    // Another attempt's dead letters of the same records would be doubled by these.
+                    .validate(move |current| match ahead.still_holds(current)? {
+                        true => Ok(Decision::Commit),
+                        false => Ok(Decision::Conflict("another writer has stored dead letters of this batch".to_owned())),
+                    }),
             );
         }
         // The step names this very attempt: an outcome that was unknown is recognised as ours, while another plan of the
@@ -99,6 +110,9 @@ impl BatchCommit<'_> {
         }
         if let Some(ids) = ids {
             change = change.set_property(TOPIC_IDS_PROPERTY, ids);
+        }
+        if plans.iter().any(|plan| matches!(plan.basis, Basis::Restart(_))) {
+            change = change.set_property(RESTARTS_PROPERTY, (restarts(table) + 1).to_string());
         }
         if !absent.0.is_empty() {
             change = change
@@ -142,7 +156,7 @@ impl BatchCommit<'_> {
     fn absent(&self, plans: &[&TopicPlan]) -> AbsentOffsets {
         let mut absent = AbsentOffsets::default();
         for consumed in self.report.consumed.iter().filter(|consumed| plans.iter().any(|plan| plan.topic == consumed.unit.topic)) {
-            let kept = consumed.accepted + consumed.rejected_rows();
+            let kept = consumed.accepted + consumed.rejected_rows() + consumed.settled;
             absent.add(&consumed.unit.topic, consumed.unit.partition, consumed.unit.len().saturating_sub(kept));
         }
         absent

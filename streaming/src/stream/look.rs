@@ -7,11 +7,13 @@ use chainalytics_common::{ErrorCode, Result};
 use chainalytics_lakehouse::commit::TableEdit;
 use chainalytics_lakehouse::{Table, TableIdent};
 
+use super::ahead::Ahead;
 use super::load::{last_batch_id, table_standing};
 use super::runner::BatchRunner;
 use super::spec::{EARLIEST, LATEST, StartPolicy, TopicSubscription};
 use crate::batch::{PartitionEnds, Progress, TopicState, Watermarks};
 use crate::err;
+use crate::exec::Settled;
 use crate::topics::{RecordSchema, record_of_table};
 
 /// Bytes of a record while none has been seen.
@@ -26,6 +28,9 @@ pub(super) struct Situation {
     /// That change.
     pub(super) edits: BTreeMap<TableIdent, Vec<TableEdit>>,
     pub(super) dead_letters: Table,
+    /// How far its dead letters are ahead of the tables, and the records that this is about.
+    pub(super) ahead: Ahead,
+    pub(super) settled: Settled,
     /// In the order of the runner's topics.
     pub(super) topics: Vec<TopicState>,
     /// The records of each topic as its table takes them now, in the same order.
@@ -52,6 +57,8 @@ impl BatchRunner {
         let marks = self.watermarks().await?;
         let names: Vec<String> = self.topics.iter().map(|topic| topic.topic.clone()).collect();
         let ids = self.kafka.topic_ids(&names).await?;
+        // Before the tables: what is committed meanwhile is not ahead of them.
+        let dead_letters = self.lakehouse.catalog().load_table(&self.spec.dead_letters).await?;
         let (mut tables, mut edits) = (BTreeMap::new(), BTreeMap::new());
         for topic in self.topics.clone() {
             if !tables.contains_key(&topic.table) {
@@ -63,17 +70,18 @@ impl BatchRunner {
                 tables.insert(topic.table.clone(), table);
             }
         }
-        let catalog = self.lakehouse.catalog();
-        let dead_letters = catalog.load_table(&self.spec.dead_letters).await?;
         let batch_id = tables.values().filter_map(last_batch_id).max().map_or(0, |last| last + 1);
 
         let mut topics = Vec::with_capacity(self.topics.len());
         let mut schemas = Vec::with_capacity(self.topics.len());
+        let mut ahead = Ahead::new(self.dead_letters_known);
         for subscription in self.topics.clone() {
             let table = tables.get(&subscription.table).ok_or_else(|| err::internal(format!("table {} was not loaded", subscription.table)))?;
             schemas.push(schema_of(table, &subscription)?);
             let standing = table_standing(table, &subscription.topic)?;
             let watermarks = marks.get(&subscription.topic).cloned().unwrap_or_default();
+            let next = if let Progress::At(ends) = &standing.progress { ends.clone() } else { PartitionEnds::new() };
+            ahead.add(&subscription.topic, ids.get(&subscription.topic).map(String::as_str), table, next);
             let first_offsets = match standing.progress {
                 Progress::At(_) => PartitionEnds::new(),
                 Progress::Fresh => self.first_offsets(&subscription.topic, &watermarks).await?,
@@ -88,7 +96,14 @@ impl BatchRunner {
                 topic: subscription.topic,
             });
         }
-        Ok(Situation { tables, edits, dead_letters, topics, schemas, batch_id })
+        let settled = match ahead.look(&dead_letters)? {
+            true => ahead.settled(&self.lakehouse, &dead_letters).await?,
+            false => {
+                self.dead_letters_known = dead_letters.current_snapshot_id();
+                Settled::new()
+            }
+        };
+        Ok(Situation { tables, edits, dead_letters, ahead, settled, topics, schemas, batch_id })
     }
 
     /// Watermarks of all topics; those that the pattern finds join before.

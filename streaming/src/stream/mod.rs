@@ -3,6 +3,7 @@
 //! One batch's way: `look` asks brokers and tables (`load`) how far they are, `runner` plans and executes, `commit` makes files and
 //! offsets one transaction. `query` repeats it by its trigger, waits while brokers are away, and tells a listener.
 
+mod ahead;
 mod commit;
 mod evolve;
 mod facts;

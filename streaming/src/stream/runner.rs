@@ -59,6 +59,8 @@ pub(super) struct BatchRunner {
     pub(super) first_offsets: BTreeMap<String, PartitionEnds>,
     /// Topics that the pattern found and that could not be read, since when.
     pub(super) unreadable: BTreeMap<String, Instant>,
+    /// Snapshot of the dead-letter table up to which no dead letters were ahead of their tables.
+    pub(super) dead_letters_known: Option<i64>,
     /// What tables are to be given for newer schemas of their writers.
     pub(super) pending: BTreeMap<TableIdent, Vec<SchemaEdit>>,
     pace: BatchPace,
@@ -86,6 +88,7 @@ impl BatchRunner {
             unreadable: BTreeMap::new(),
             pace: BatchPace::new(spec.batch_target),
             committed: Vec::new(),
+            dead_letters_known: None,
             pending: BTreeMap::new(),
             event_time_max_us: None,
             spec,
@@ -175,6 +178,7 @@ impl BatchRunner {
             tables: &situation.tables,
             edits: &situation.edits,
             report: report.clone(),
+            ahead: &situation.ahead,
             stored_at_us: DateTime::<Utc>::from(timestamp).timestamp_micros(),
         };
         let outcome = match commit.run(&self.lakehouse).await {
@@ -288,6 +292,7 @@ impl BatchRunner {
             on_error: self.spec.on_error,
             topics,
             dead_letters: write_spec(&situation.dead_letters)?,
+            settled: situation.settled.clone(),
             batch_id: situation.batch_id,
             run_id: self.spec.run_id.clone(),
             ingested_at_us: DateTime::<Utc>::from(timestamp).timestamp_micros(),

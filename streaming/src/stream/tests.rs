@@ -342,3 +342,27 @@ async fn progress_is_told_as_spark_tells_it_and_names_the_topic() {
     let standing = table_standing(&table, "user-events").unwrap();
     assert_eq!(standing.topic_id, batches[0].sources[0].topic_id);
 }
+
+/// As a catalog leaves it that moved the dead letters and then stopped: they are there, and the table stands before their records.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_went_ahead_are_not_stored_again() {
+    let platform = TestPlatform::start(2).await;
+    let send = |numbers: std::ops::Range<usize>| (0..2).for_each(|partition| platform.broker.send("user-events", partition, numbers.clone().map(user_event)));
+    let bronze = ident("bronze_user_events");
+    send(0..100);
+    drain(&platform, platform.spec(&["user-events"])).await.unwrap();
+    let before = platform.lakehouse.catalog().load_table(&bronze).await.unwrap().current_snapshot_id().unwrap();
+    send(100..200);
+    drain(&platform, platform.spec(&["user-events"])).await.unwrap();
+    chainalytics_lakehouse::maintenance::rollback_to_snapshot(&platform.lakehouse, &bronze, before).await.unwrap();
+    // Read again in other batches, with more behind.
+    send(200..250);
+    let mut spec = platform.spec(&["user-events"]);
+    spec.limits.rows_max = 70;
+    let summary = drain(&platform, spec).await.unwrap();
+    assert_eq!((summary.input_rows, summary.batches), (300, 5));
+    assert_exactly_once(&platform, "bronze_user_events", 2 * valid_events(250), 2 * (250 - valid_events(250))).await;
+    // The positions of those that were there are no holes.
+    let table = platform.lakehouse.catalog().load_table(&bronze).await.unwrap();
+    assert_eq!(absent_offsets(&table, "user-events").values().sum::<u64>(), 0);
+}
