@@ -52,10 +52,11 @@ check: setup
 chaos: build
 	CHAOS_ROUNDS=$(or $(ROUNDS),200) cargo test --release --workspace --locked --test chaos -- --nocapture
 
-# Every fault beside work in progress; each round ends with every acknowledged event counted. EXACTLY_ONCE_FAULTS=KillDriver,Compact chooses.
+# Every fault beside work in progress; each round ends with every acknowledged event counted. EXACTLY_ONCE_FAULTS=KillDriver,Compact chooses,
+# EXACTLY_ONCE_CATALOG=rest keeps the tables in Iceberg's REST catalog instead of PostgreSQL.
 exactly-once: build
 	@scripts/setup.sh --tests
-	@scripts/parts/kafka.sh install && scripts/parts/postgres.sh install
+	@for part in kafka postgres $(if $(filter rest,$(EXACTLY_ONCE_CATALOG)),seaweedfs rest-catalog); do scripts/parts/$$part.sh install || exit 1; done
 	TEST_PARTS=1 EXACTLY_ONCE_EVENTS=$(if $(filter file,$(origin EVENTS)),5000000,$(EVENTS)) EXACTLY_ONCE_ROUNDS=$(or $(ROUNDS),60) EXACTLY_ONCE_SEED=$(or $(SEED),7) $(TEST_ENV) \
 	  cargo test --release --workspace --locked --test exactly_once -- --nocapture
 
@@ -70,7 +71,7 @@ proof: build
 interop-spark: build
 	@scripts/setup.sh --tests
 	@scripts/parts/spark.sh install
-	env $(TEST_ENV) $$(scripts/parts/spark.sh env) cargo test --release --workspace --locked --test sql --test spark -- --nocapture
+	env $(TEST_ENV) $$(scripts/parts/spark.sh env) cargo test --release --workspace --locked --test sql --test spark --test readers -- --nocapture
 
 unit: build
 	cargo test --release --workspace --locked --lib --bins

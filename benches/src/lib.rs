@@ -5,6 +5,7 @@ pub mod answers;
 pub mod beside;
 mod events;
 pub mod freshness;
+pub mod http;
 mod kafka;
 pub mod lakehouse;
 pub(crate) mod live;

@@ -1,13 +1,12 @@
 //! A stream that runs while something is measured: events at a steady rate into Kafka, `kafka_to_bronze` with a short trigger, a cluster around it.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::http::http_get;
 use crate::parts::Parts;
 use crate::process::{Binary, Cluster};
 use crate::{Result, note};
@@ -196,14 +195,4 @@ fn spawn(binary: &Binary, dir: &Path, name: &str, args: &[&str]) -> Result<Child
         command.args(["--output", "json"]).args(after);
     }
     command.stdin(Stdio::null()).stdout(file("out")?).stderr(file("err")?).spawn().map_err(|e| format!("cannot start the {name}: {e}"))
-}
-
-/// A JSON body from a server of this machine.
-pub(crate) fn http_get(port: u16, path: &str) -> Option<Value> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
 }

@@ -18,6 +18,12 @@ import java.nio.file.Path;
 import java.util.EnumSet;
 import java.util.HashMap;
 import java.util.Map;
+import org.apache.iceberg.TableMetadata;
+import org.apache.iceberg.TableOperations;
+import org.apache.iceberg.catalog.TableIdentifier;
+import org.apache.iceberg.encryption.EncryptionManager;
+import org.apache.iceberg.io.FileIO;
+import org.apache.iceberg.io.LocationProvider;
 import org.apache.iceberg.jdbc.JdbcCatalog;
 import org.apache.iceberg.rest.LendingCatalogAdapter;
 import org.apache.iceberg.rest.RESTCatalogServlet;
@@ -32,9 +38,13 @@ import org.eclipse.jetty.servlet.ServletHolder;
  * <p>usage: RestCatalog PORT FAULTS_DIR KEY=VALUE... where the pairs are the catalog's properties.
  *
  * <p>Every table comes with the keys of the S3 store. A request needs the token that the servlet gives to client id `chainalytics`, as a real server would have it. For tests of answers that never
- * come: a file `lose-answer` in FAULTS_DIR makes the next commit happen and be answered with 504, `refuse` makes it be answered with 503 only.
+ * come: a file `lose-answer` in FAULTS_DIR makes the next commit happen and be answered with 504, `refuse` makes it be answered with 503 only. Of commits of
+ * several tables, which the servlet moves one after the other: `halt-between` makes it die after the first table, `hold-between` makes it wait there, the
+ * file renamed to `held-between`, until that is gone.
  */
 public class RestCatalog {
+  /** Whether this thread serves a commit of several tables. */
+  private static final ThreadLocal<Boolean> SEVERAL = ThreadLocal.withInitial(() -> false);
   private static final String TOKEN = "Bearer client-credentials-token:sub=chainalytics";
 
   public static void main(String[] args) throws Exception {
@@ -44,7 +54,7 @@ public class RestCatalog {
       String[] pair = args[i].split("=", 2);
       properties.put(pair[0], pair[1]);
     }
-    JdbcCatalog catalog = new JdbcCatalog();
+    JdbcCatalog catalog = new FaultyCatalog(faults);
     catalog.initialize(properties.get("name"), properties);
 
     ServletContextHandler context = new ServletContextHandler(ServletContextHandler.NO_SESSIONS);
@@ -66,6 +76,7 @@ public class RestCatalog {
       response.getOutputStream().write("{\"error\":{\"message\":\"no valid token\",\"type\":\"NotAuthorizedException\",\"code\":401}}".getBytes());
       return;
     }
+    SEVERAL.set(path.endsWith("/transactions/commit"));
     boolean commit = request.getMethod().equals("POST") && (path.contains("/tables/") && !path.endsWith("/rename") || path.endsWith("/transactions/commit"));
     if (commit && Files.deleteIfExists(faults.resolve("refuse"))) {
       response.sendError(503);
@@ -75,6 +86,84 @@ public class RestCatalog {
       response.sendError(504);
     } else {
       chain.doFilter(request, response);
+    }
+  }
+
+  /** May stop after a table that it has moved for a commit of several. */
+  private static final class FaultyCatalog extends JdbcCatalog {
+    private final Path faults;
+
+    FaultyCatalog(Path faults) {
+      this.faults = faults;
+    }
+
+    @Override
+    protected TableOperations newTableOps(TableIdentifier identifier) {
+      return new FaultyOperations(super.newTableOps(identifier), faults);
+    }
+  }
+
+  private record FaultyOperations(TableOperations own, Path faults) implements TableOperations {
+    @Override
+    public void commit(TableMetadata base, TableMetadata metadata) {
+      own.commit(base, metadata);
+      if (!SEVERAL.get()) {
+        return;
+      }
+      try {
+        if (Files.deleteIfExists(faults.resolve("halt-between"))) {
+          Runtime.getRuntime().halt(137);
+        }
+        Path held = faults.resolve("held-between");
+        if (Files.exists(faults.resolve("hold-between"))) {
+          Files.move(faults.resolve("hold-between"), held);
+        }
+        while (Files.exists(held)) {
+          Thread.sleep(10);
+        }
+      } catch (IOException | InterruptedException e) {
+        throw new IllegalStateException(e);
+      }
+    }
+
+    @Override
+    public TableMetadata current() {
+      return own.current();
+    }
+
+    @Override
+    public TableMetadata refresh() {
+      return own.refresh();
+    }
+
+    @Override
+    public FileIO io() {
+      return own.io();
+    }
+
+    @Override
+    public EncryptionManager encryption() {
+      return own.encryption();
+    }
+
+    @Override
+    public String metadataFileLocation(String fileName) {
+      return own.metadataFileLocation(fileName);
+    }
+
+    @Override
+    public LocationProvider locationProvider() {
+      return own.locationProvider();
+    }
+
+    @Override
+    public TableOperations temp(TableMetadata uncommitted) {
+      return own.temp(uncommitted);
+    }
+
+    @Override
+    public long newSnapshotId() {
+      return own.newSnapshotId();
     }
   }
 

@@ -1,6 +1,8 @@
 """Counts the numbered events with PyIceberg: rows and distinct Kafka positions by partition, table and dead letters together, as one JSON object.
 
-usage: numbered_events.py CATALOG_URI WAREHOUSE
+usage: numbered_events.py CATALOG_URI [KEY=VALUE...]
+
+The pairs are properties of the catalog, such as warehouse.
 """
 import json
 import sys
@@ -8,8 +10,7 @@ import sys
 import pyarrow as pa
 from pyiceberg.catalog import load_catalog
 
-uri, warehouse = sys.argv[1:3]
-catalog = load_catalog("default", uri=uri, warehouse=f"file://{warehouse}")
+catalog = load_catalog("default", uri=sys.argv[1], **dict(pair.split("=", 1) for pair in sys.argv[2:]))
 columns = ("kafka_partition", "kafka_offset")
 parts = [catalog.load_table(("chainalytics", name)).scan(selected_fields=columns).to_arrow() for name in ("bronze_numbered", "bronze_dead_letters")]
 rows = pa.concat_tables([part.select(columns) for part in parts], promote_options="permissive").group_by("kafka_partition").aggregate(

@@ -1,20 +1,22 @@
 //! Harness of the end-to-end tests: clusters of real processes of the release binary, each in a directory and on ports of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod avro;
 pub mod dice;
+pub mod kafka;
 pub mod numbered;
 pub mod proxy;
+pub mod registry;
 pub mod slt;
 pub mod third_party;
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+pub use chainalytics_benches::http::{http, http_get};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -117,6 +119,24 @@ impl Place {
         let row = rows.first().unwrap_or_else(|| panic!("no row: {query}")).as_object().unwrap().clone();
         row.values().next().and_then(Value::as_i64).unwrap_or_else(|| panic!("no number: {row:?}"))
     }
+
+    /// Each record of a topic is one row or one dead letter, by its position.
+    pub fn assert_each_once(&self, topic: &str, table: &str, sent: i64) {
+        let all = format!(
+            "SELECT kafka_partition AS p, kafka_offset AS o FROM {table} UNION ALL \
+             SELECT kafka_partition AS p, kafka_offset AS o FROM bronze_dead_letters WHERE kafka_topic = '{topic}'"
+        );
+        let counts = format!("SELECT count(*) AS n, count(DISTINCT concat_ws('/', p, o)) AS d FROM ({all}) AS r");
+        let rows = self.sql(&counts, &["--master", "local[2]"]);
+        assert_eq!((rows[0]["n"].as_i64(), rows[0]["d"].as_i64()), (Some(sent), Some(sent)), "{topic}: rows and their positions");
+    }
+
+    /// What the processes started by [`Self::spawn`] said, one after the other.
+    pub fn spawned_logs(&self) -> String {
+        let paths = std::fs::read_dir(self.path()).unwrap().flatten().map(|entry| entry.path());
+        let logs = paths.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spawn-")));
+        logs.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+    }
 }
 
 impl Default for Place {
@@ -133,6 +153,30 @@ impl Drop for Place {
     }
 }
 
+/// A process that does not outlive its test.
+pub struct Guarded(pub Child);
+
+impl std::ops::Deref for Guarded {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Guarded {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
 /// Waits until `probe` gives something; panics after `timeout`.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + timeout;
@@ -143,16 +187,6 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Opt
         assert!(Instant::now() < deadline, "waited {timeout:?} for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// A JSON body from a server of this machine.
-pub fn http_get(port: u16, path: &str) -> Option<Value> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
 }
 
 /// Sends a signal to one process.

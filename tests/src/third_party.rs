@@ -1,64 +1,87 @@
-//! Real servers beside the binary: `scripts/parts` installs, starts and stops them.
+//! Real servers beside the binary: `scripts/parts` installs, starts and stops them. They need Java, so they run only if TEST_PARTS is set (`make test` sets it).
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
+use chainalytics_benches::parts;
 use tempfile::TempDir;
 
 /// Two cores carry one set of parts at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// The S3 store by the platform's keys, which are PyIceberg's too.
+const S3: [(&str, &str); 3] = [("s3.endpoint", "S3_ENDPOINT"), ("s3.access-key-id", "S3_ACCESS_KEY_ID"), ("s3.secret-access-key", "S3_SECRET_ACCESS_KEY")];
+
 /// Parts that run; they stop with the value, the last one first.
 pub struct Parts {
-    dir: TempDir,
-    names: Vec<&'static str>,
-    env: BTreeMap<String, String>,
+    /// Stopped before its directory goes.
+    parts: parts::Parts,
+    _dir: TempDir,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Parts {
     /// `None`, with the reason printed, if the tests run without parts.
+    pub fn start(names: &[&str], offset: u16) -> Option<Self> {
+        Self::start_with(names, offset, &[])
+    }
+
+    /// The same with environment variables for the scripts.
     #[allow(clippy::print_stdout)]
-    pub fn start(names: &[&'static str], offset: u16) -> Option<Self> {
+    pub fn start_with(names: &[&str], offset: u16, settings: &[(&str, String)]) -> Option<Self> {
         if std::env::var_os("TEST_PARTS").is_none() {
-            println!("skipped: TEST_PARTS is not set, so no {} is started", names.join(", "));
+            println!("skipped: TEST_PARTS is not set, so no {} is installed and started", names.join(", "));
             return None;
         }
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // PostgreSQL does not run as root: whoever runs it instead must get through.
         let dir = tempfile::Builder::new().prefix("chainalytics-parts-").permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
-        let mut parts = Self { dir, names: Vec::new(), env: BTreeMap::new(), _alone: alone };
+        let parts = parts::Parts::new(dir.path(), offset, settings).unwrap();
+        let mut parts = Self { parts, _dir: dir, _alone: alone };
         for name in names {
-            parts.names.push(name);
-            let dir = parts.dir.path().display().to_string();
-            parts.script(name, &["start", &dir, &offset.to_string()]);
-            let env = parts.script(name, &["env", &dir]);
-            parts.env.extend(env.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())));
+            parts.up(name);
         }
         Some(parts)
     }
 
-    fn script(&self, name: &str, args: &[&str]) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/parts").join(format!("{name}.sh"));
-        let output = Command::new(script).args(args).stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{name} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+    /// Starts a part, also again after [`Self::down`], with the same data and ports.
+    pub fn up(&mut self, name: &str) {
+        self.try_up(name).unwrap();
+    }
+
+    /// The same for one that was killed and may hold on to its port for a moment.
+    pub fn try_up(&mut self, name: &str) -> Result<(), String> {
+        self.parts.up(name)
+    }
+
+    pub fn down(&self, name: &str) {
+        self.parts.down(name).unwrap();
+    }
+
+    /// Process id of a running part.
+    pub fn pid(&self, name: &str) -> i64 {
+        self.parts.pid(name).unwrap().into()
     }
 
     /// What a part says about itself.
     pub fn get(&self, key: &str) -> &str {
-        self.env.get(key).unwrap_or_else(|| panic!("no part gave {key}"))
+        self.parts.get(key).unwrap()
     }
-}
 
-impl Drop for Parts {
-    fn drop(&mut self) {
-        for name in self.names.iter().rev() {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/parts").join(format!("{name}.sh"));
-            let _stopped = Command::new(script).arg("stop").arg(self.dir.path()).status();
-        }
+    /// Settings of the platform, each the word of a part: `--conf`, `key=value`, ...
+    pub fn conf_of(&self, pairs: &[(&str, &str)]) -> Vec<String> {
+        pairs.iter().flat_map(|(key, part)| ["--conf".to_owned(), format!("{key}={}", self.get(part))]).collect()
+    }
+
+    /// The S3 store as the platform is told about it; all catalogs share it.
+    pub fn s3_conf(&self) -> Vec<String> {
+        self.conf_of(&S3)
+    }
+
+    /// The same for PyIceberg.
+    pub fn python_properties(&self) -> Vec<String> {
+        let mut all: Vec<String> = S3.iter().map(|(key, part)| format!("{key}={}", self.get(part))).collect();
+        all.push("s3.region=us-east-1".to_owned());
+        all
     }
 }

@@ -2,105 +2,21 @@
 //! REST catalog. `scripts/parts` installs, starts and stops them. Runs only if TEST_PARTS is set (`make test` sets it): they need Java.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use chainalytics_tests::third_party::Parts;
 use chainalytics_tests::{Place, python, wait_for};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// Two cores carry one set of parts at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// Parts that run; they stop with the value, the last one first.
-struct Parts {
-    dir: TempDir,
-    names: Vec<&'static str>,
-    env: BTreeMap<String, String>,
-    offset: u16,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Parts {
-    /// `None`, with the reason printed, if the tests run without parts.
-    fn start(names: &[&'static str], offset: u16) -> Option<Self> {
-        if std::env::var_os("TEST_PARTS").is_none() {
-            println!("skipped: TEST_PARTS is not set, so no real Kafka, PostgreSQL or S3 store is installed and started");
-            return None;
-        }
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // PostgreSQL does not run as root: whoever runs it instead must get through.
-        let dir = tempfile::Builder::new().prefix("chainalytics-parts-").permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
-        let mut parts = Self { dir, names: Vec::new(), env: BTreeMap::new(), offset, _alone: alone };
-        for name in names {
-            parts.names.push(name);
-            parts.up(name);
-        }
-        Some(parts)
-    }
-
-    fn script(&self, name: &str, args: &[&str]) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/parts").join(format!("{name}.sh"));
-        let output = Command::new(script).args(args).stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{name} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Starts a part, also again after [`Self::down`], with the same data and ports.
-    fn up(&mut self, name: &str) {
-        let dir = self.dir.path().display().to_string();
-        self.script(name, &["start", &dir, &self.offset.to_string()]);
-        let env = self.script(name, &["env", &dir]);
-        self.env.extend(env.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())));
-    }
-
-    fn down(&self, name: &str) {
-        self.script(name, &["stop", &self.dir.path().display().to_string()]);
-    }
-
-    fn get(&self, key: &str) -> &str {
-        self.env.get(key).unwrap_or_else(|| panic!("no part gave {key}"))
-    }
-
-    /// The S3 store as the platform is told about it; all catalogs share it.
-    fn s3_conf(&self) -> Vec<String> {
-        let pairs = [("s3.endpoint", "S3_ENDPOINT"), ("s3.access-key-id", "S3_ACCESS_KEY_ID"), ("s3.secret-access-key", "S3_SECRET_ACCESS_KEY")];
-        pairs.iter().flat_map(|(key, part)| ["--conf".to_owned(), format!("{key}={}", self.get(part))]).collect()
-    }
-
-    fn conf(&self) -> Vec<String> {
-        let mut conf = self.s3_conf();
-        for pair in [
-            format!("catalog.uri={}", self.get("POSTGRES_URI")),
-            format!("catalog.warehouse=s3://{}/warehouse", self.get("S3_BUCKET")),
-            format!("kafka.bootstrap.servers={}", self.get("KAFKA_BOOTSTRAP_SERVERS")),
-        ] {
-            conf.extend(["--conf".to_owned(), pair]);
-        }
-        conf
-    }
-
-    /// The same for PyIceberg.
-    fn python_properties(&self) -> Vec<String> {
-        let pairs = [("s3.endpoint", "S3_ENDPOINT"), ("s3.access-key-id", "S3_ACCESS_KEY_ID"), ("s3.secret-access-key", "S3_SECRET_ACCESS_KEY")];
-        let mut all: Vec<String> = pairs.iter().map(|(key, part)| format!("{key}={}", self.get(part))).collect();
-        all.push("s3.region=us-east-1".to_owned());
-        all
-    }
-}
-
-impl Drop for Parts {
-    fn drop(&mut self) {
-        for name in self.names.iter().rev() {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/parts").join(format!("{name}.sh"));
-            let _stopped = Command::new(script).arg("stop").arg(self.dir.path()).status();
-        }
-    }
+/// The platform's settings for Kafka, PostgreSQL and the S3 store.
+fn conf_of(parts: &Parts) -> Vec<String> {
+    let mut conf = parts.s3_conf();
+    conf.extend(parts.conf_of(&[("catalog.uri", "POSTGRES_URI"), ("kafka.bootstrap.servers", "KAFKA_BOOTSTRAP_SERVERS")]));
+    conf.extend(["--conf".to_owned(), format!("catalog.warehouse=s3://{}/warehouse", parts.get("S3_BUCKET"))]);
+    conf
 }
 
 fn strs(all: &[String]) -> Vec<&str> {
@@ -208,7 +124,7 @@ fn streams_wait_for_parts_that_are_away() {
     const ALL: i64 = 60_000;
     let place = Place::new();
     let Some(mut parts) = Parts::start(&["kafka", "postgres", "seaweedfs"], place.offset) else { return };
-    let conf = parts.conf();
+    let conf = conf_of(&parts);
     place.start_cluster(2, &strs(&conf));
     place.run(&["submit", "create_bronze_tables"]).ok();
     place.run(&["produce", "user-events", "--count", "60000", "--seed", "7"]).ok();
@@ -304,8 +220,7 @@ fn holes_in_the_log_are_neither_waited_for_nor_missed() {
 fn avro_goes_through_a_real_registry() {
     let place = Place::new();
     let Some(parts) = Parts::start(&["kafka", "registry"], place.offset) else { return };
-    let pairs = [("kafka.bootstrap.servers", "KAFKA_BOOTSTRAP_SERVERS"), ("schema.registry.url", "SCHEMA_REGISTRY_URL")];
-    let conf: Vec<String> = pairs.iter().flat_map(|(key, part)| ["--conf".to_owned(), format!("{key}={}", parts.get(part))]).collect();
+    let conf = parts.conf_of(&[("kafka.bootstrap.servers", "KAFKA_BOOTSTRAP_SERVERS"), ("schema.registry.url", "SCHEMA_REGISTRY_URL")]);
     place.start_cluster(2, &strs(&conf));
     place.run(&["submit", "create_bronze_tables"]).ok();
     for (topic, count) in [("user-events", "20000"), ("products", "5000")] {
@@ -464,7 +379,6 @@ fn many_write_at_once(place: &Place) {
     assert_eq!(place.number("SELECT count(DISTINCT concat_ws('/', writer, n)) FROM shared", &local), 20);
 }
 
-/// The life of a table and its namespace. `conf` are settings beside those of the place.
 /// Views, properties of namespaces and changes that are published later, all of them the server's.
 fn views_and_staged_changes(place: &Place) {
     let local = ["--master", "local[2]"];
@@ -494,6 +408,7 @@ fn views_and_staged_changes(place: &Place) {
     sql("DROP NAMESPACE audited CASCADE");
 }
 
+/// The life of a table and its namespace. `conf` are settings beside those of the place.
 fn tables_and_namespaces_change(place: &Place, conf: &[String]) {
     let mut local = vec!["--master", "local[2]"];
     local.extend(conf.iter().flat_map(|pair| ["--conf", pair.as_str()]));

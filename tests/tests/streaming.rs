@@ -9,72 +9,11 @@ use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chainalytics_tests::{Place, Ran, signal, wait_for};
-use futures::executor::block_on;
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
+use chainalytics_tests::kafka::Kafka;
+use chainalytics_tests::{Place, Ran, avro, signal, wait_for};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Kafka of a place, as an administrator and a producer of odd records see it.
-struct Kafka {
-    config: ClientConfig,
-    admin: AdminClient<DefaultClientContext>,
-}
-
-impl Kafka {
-    fn of(place: &Place) -> Self {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", format!("127.0.0.1:{}", 9092 + place.offset)).set("linger.ms", "1");
-        Self { admin: config.create().unwrap(), config }
-    }
-
-    /// Partitions of a topic as a client sees them that knows nothing from before; 0 if it is not there.
-    fn partitions(&self, topic: &str) -> usize {
-        let client: BaseProducer = self.config.create().unwrap();
-        let there = client.client().fetch_metadata(None, Duration::from_secs(10)).unwrap();
-        there.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len())
-    }
-
-    fn create(&self, topic: &str, partitions: i32) {
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-        let results = block_on(self.admin.create_topics([&new], &AdminOptions::new())).unwrap();
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-    }
-
-    fn delete(&self, topic: &str) {
-        block_on(self.admin.delete_topics(&[topic], &AdminOptions::new())).unwrap();
-        wait_for("the topic's end", PATIENCE, || (self.partitions(topic) == 0).then_some(()));
-    }
-
-    fn grow(&self, topic: &str, partitions: usize) {
-        block_on(self.admin.create_partitions([&NewPartitions::new(topic, partitions)], &AdminOptions::new())).unwrap();
-    }
-
-    /// As retention does: records before the offset are gone.
-    fn forget_before(&self, topic: &str, partition: i32, offset: i64) {
-        let mut offsets = TopicPartitionList::new();
-        offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
-        block_on(self.admin.delete_records(&offsets, &AdminOptions::new())).unwrap();
-    }
-
-    fn send(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = Option<Vec<u8>>>) {
-        let producer: BaseProducer = self.config.create().unwrap();
-        for value in values {
-            let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition);
-            if let Some(value) = &value {
-                record = record.payload(value);
-            }
-            producer.send(record).map_err(|(e, _)| e).unwrap();
-            producer.poll(Duration::ZERO);
-        }
-        producer.flush(Duration::from_secs(30)).unwrap();
-    }
-}
 
 fn user_event(n: usize) -> Option<Vec<u8>> {
     let event =
@@ -111,17 +50,6 @@ fn report(ran: Ran) -> Value {
     if shown["report"].is_object() { shown["report"].clone() } else { shown }
 }
 
-/// Each record of a topic is one row or one dead letter, by its position.
-fn assert_exactly_once(place: &Place, topic: &str, table: &str, sent: i64) {
-    let all = format!(
-        "SELECT kafka_partition AS p, kafka_offset AS o FROM {table} UNION ALL \
-         SELECT kafka_partition AS p, kafka_offset AS o FROM bronze_dead_letters WHERE kafka_topic = '{topic}'"
-    );
-    assert_eq!(place.number(&format!("SELECT count(*) AS n FROM ({all}) AS r"), &LOCAL), sent, "{topic}: rows");
-    let distinct = format!("SELECT count(*) AS n FROM (SELECT DISTINCT p, o FROM ({all}) AS r) AS d");
-    assert_eq!(place.number(&distinct, &LOCAL), sent, "{topic}: distinct positions");
-}
-
 #[test]
 fn one_run_feeds_five_tables_and_tells_dead_letters_by_reason() {
     let place = Place::new();
@@ -131,7 +59,7 @@ fn one_run_feeds_five_tables_and_tells_dead_letters_by_reason() {
     let told = report(place.run(&stream(&["--trigger", "available-now"])));
     assert_eq!(told["input_rows"], 15_000, "{told}");
     for topic in topics {
-        assert_exactly_once(&place, topic, &format!("bronze_{}", topic.replace('-', "_")), 3_000);
+        place.assert_each_once(topic, &format!("bronze_{}", topic.replace('-', "_")), 3_000);
     }
     let by_reason = place.sql("SELECT error_code, count(*) AS n FROM bronze_dead_letters GROUP BY 1 ORDER BY 1", &LOCAL);
     let by_reason: BTreeMap<&str, i64> = by_reason.iter().map(|row| (row["error_code"].as_str().unwrap(), row["n"].as_i64().unwrap())).collect();
@@ -182,7 +110,7 @@ fn kills_and_a_second_instance_lose_and_double_nothing() {
     }
     println!("{landed} kills landed while work was in progress");
     assert!(landed >= 3, "only {landed} kills landed");
-    assert_exactly_once(&place, "user-events", "bronze_user_events", SENT);
+    place.assert_each_once("user-events", "bronze_user_events", SENT);
 }
 
 #[test]
@@ -249,7 +177,7 @@ fn topics_and_partitions_join_while_the_stream_runs() {
     });
     signal(running.id().into(), "INT");
     running.wait().unwrap();
-    assert_exactly_once(&place, "shop", "bronze_shop", 2);
+    place.assert_each_once("shop", "bronze_shop", 2);
 }
 
 #[test]
@@ -369,20 +297,6 @@ fn answer(mut socket: TcpStream, schemas: &Mutex<Vec<(String, Value)>>) {
         write!(socket, "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
 }
 
-/// Avro's text: a zigzag length and the bytes.
-fn avro_text(text: &str) -> Vec<u8> {
-    let mut bytes = vec![u8::try_from(text.len() * 2).unwrap()];
-    bytes.extend_from_slice(text.as_bytes());
-    bytes
-}
-
-fn avro_record(id: i32, parts: &[Vec<u8>]) -> Option<Vec<u8>> {
-    let mut bytes = vec![0];
-    bytes.extend_from_slice(&id.to_be_bytes());
-    parts.iter().for_each(|part| bytes.extend_from_slice(part));
-    Some(bytes)
-}
-
 #[test]
 fn tables_follow_their_writers_and_never_stop_for_them() {
     let place = Place::new();
@@ -413,7 +327,7 @@ fn tables_follow_their_writers_and_never_stop_for_them() {
     let record = |fields: Vec<Value>| json!({"type": "record", "name": "Order", "fields": fields});
     let first = registry.register("orders-value", &record(vec![field("id", json!("string")), field("city", json!("string"))]));
     kafka.create("orders", 1);
-    kafka.send("orders", 0, [avro_record(first, &[avro_text("o1"), avro_text("Ulm")])]);
+    kafka.send("orders", 0, [avro::record(first, &[avro::text("o1"), avro::text("Ulm")])]);
     assert_eq!(stream("orders")["rows"], 1);
     let second = registry.register(
         "orders-value",
@@ -425,11 +339,11 @@ fn tables_follow_their_writers_and_never_stop_for_them() {
         "orders",
         0,
         [
-            avro_record(first, &[avro_text("o2"), avro_text("Bonn")]),
-            avro_record(second, &[avro_text("o3"), avro_text("Kiel"), [vec![2], avro_text("fragile")].concat()]),
-            avro_record(alien, &[avro_text("o4"), vec![0]]),
-            avro_record(9999, &[avro_text("o5")]),
-            avro_record(first, &[avro_text("o6"), avro_text("Hof")]),
+            avro::record(first, &[avro::text("o2"), avro::text("Bonn")]),
+            avro::record(second, &[avro::text("o3"), avro::text("Kiel"), avro::branch(1, &avro::text("fragile"))]),
+            avro::record(alien, &[avro::text("o4"), vec![0]]),
+            avro::record(9999, &[avro::text("o5")]),
+            avro::record(first, &[avro::text("o6"), avro::text("Hof")]),
         ],
     );
     let told = stream("orders");
@@ -437,7 +351,7 @@ fn tables_follow_their_writers_and_never_stop_for_them() {
     let rows = place.sql("SELECT id, city, note FROM bronze_orders ORDER BY id", &LOCAL);
     let rows: Vec<_> = rows.iter().map(|r| (r["id"].as_str().unwrap(), r["city"].as_str().unwrap(), r["note"].as_str())).collect();
     assert_eq!(rows, [("o1", "Ulm", None), ("o2", "Bonn", None), ("o3", "Kiel", Some("fragile")), ("o6", "Hof", None)]);
-    assert_exactly_once(&place, "orders", "bronze_orders", 6);
+    place.assert_each_once("orders", "bronze_orders", 6);
 
     // Wrong password: a refusal, at once.
     let wrong = [
@@ -471,12 +385,7 @@ fn a_broker_that_restarts_is_waited_for() {
     };
     let before = broker();
     signal(before, "KILL");
-    let waits = || {
-        let logs = std::fs::read_dir(place.path()).unwrap().flatten().map(|entry| entry.path());
-        let spawned = logs.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spawn-")));
-        spawned.filter_map(|path| std::fs::read_to_string(path).ok()).any(|text| text.contains("waiting"))
-    };
-    wait_for("the stream to say that it waits", PATIENCE, || waits().then_some(()));
+    wait_for("the stream to say that it waits", PATIENCE, || place.spawned_logs().contains("waiting").then_some(()));
     let offset = place.offset.to_string();
     place.run(&["cluster", "stop"]).ok();
     place.run(&["cluster", "start", "--executors", "1", "--port-offset", &offset]).ok();
@@ -485,5 +394,5 @@ fn a_broker_that_restarts_is_waited_for() {
     wait_for("the rest", PATIENCE, || (place.number(sum, &LOCAL) == 1500).then_some(()));
     signal(running.id().into(), "INT");
     running.wait().unwrap();
-    assert_exactly_once(&place, "products", "bronze_products", 1500);
+    place.assert_each_once("products", "bronze_products", 1500);
 }

@@ -1,22 +1,75 @@
-//! What the faults come over: Kafka and PostgreSQL behind proxies, a cluster, one stream that is started again whenever it ends, numbered events.
+//! What the faults come over: Kafka and the catalog (PostgreSQL, or a REST server) behind proxies, a cluster, one stream that is started again whenever it ends, numbered events.
 
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use chainalytics_benches::parts::Parts;
+use chainalytics_tests::kafka::Kafka;
 use chainalytics_tests::numbered::{self, COLUMNS, Numbered, PARTITIONS, TOPIC};
-use chainalytics_tests::proxy::Proxy;
+use chainalytics_tests::proxy::{Proxy, Speaks};
+use chainalytics_tests::third_party::Parts;
 use chainalytics_tests::{Place, http_get, python, wait_for};
-use futures::executor::block_on;
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use serde_json::Value;
 
 /// Longest that a round's events may take to be in the table once the fault is over.
 const CATCH_UP: Duration = Duration::from_secs(180);
 const PATIENCE: Duration = Duration::from_secs(60);
 const STORED: &str = "SELECT (SELECT count(*) FROM bronze_numbered) + (SELECT count(*) FROM bronze_dead_letters) AS n";
+
+/// Which catalog has the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Catalog {
+    /// Tables of PostgreSQL in the JDBC layout; files on this machine.
+    Postgres,
+    /// Iceberg's own REST servlet; files in an S3 store.
+    Rest,
+}
+
+impl Catalog {
+    /// By the environment: `sql`, which is also the default, or `rest`.
+    pub fn chosen() -> Self {
+        match std::env::var("EXACTLY_ONCE_CATALOG").as_deref() {
+            Err(_) | Ok("" | "sql") => Self::Postgres,
+            Ok("rest") => Self::Rest,
+            Ok(other) => panic!("EXACTLY_ONCE_CATALOG is '{other}': expected sql or rest"),
+        }
+    }
+
+    fn parts(self) -> &'static [&'static str] {
+        match self {
+            Self::Postgres => &["kafka", "postgres"],
+            Self::Rest => &["kafka", "postgres", "seaweedfs", "rest-catalog"],
+        }
+    }
+
+    /// The part that answers.
+    pub fn server(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Rest => "rest-catalog",
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Self::Postgres => 5432,
+            Self::Rest => 8282,
+        }
+    }
+
+    fn uri(self) -> &'static str {
+        match self {
+            Self::Postgres => "POSTGRES_URI",
+            Self::Rest => "REST_URI",
+        }
+    }
+
+    fn speaks(self) -> Speaks {
+        match self {
+            Self::Postgres => Speaks::Postgres,
+            Self::Rest => Speaks::Rest,
+        }
+    }
+}
 
 pub struct Bed {
     /// Dropped before the parts that it needs.
@@ -27,7 +80,7 @@ pub struct Bed {
     pub kafka: Proxy,
     pub catalog: Proxy,
     pub parts: Parts,
-    _dir: tempfile::TempDir,
+    pub kept_by: Catalog,
     executors: usize,
     rows_per_batch: String,
     /// How often the stream's process ended, killed or by itself, and was started again.
@@ -36,38 +89,30 @@ pub struct Bed {
 
 impl Bed {
     /// `None`, with the reason printed, if the tests run without parts.
-    pub fn start(executors: u16, rows_per_batch: u64) -> Option<Self> {
-        if std::env::var_os("TEST_PARTS").is_none() {
-            println!("skipped: TEST_PARTS is not set, so no real Kafka and PostgreSQL are installed and started");
-            return None;
-        }
+    pub fn start(kept_by: Catalog, executors: u16, rows_per_batch: u64) -> Option<Self> {
         let place = Place::new();
-        let dir = tempfile::Builder::new().prefix("chainalytics-once-").tempdir().unwrap();
-        let (kafka, catalog) = (Proxy::start(), Proxy::start());
-        let mut parts = Parts::new(&dir.path().join("parts"), place.offset, &[("KAFKA_PROXY_PORT", kafka.port.to_string())]).unwrap();
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        parts.up("kafka").unwrap();
-        parts.up("postgres").unwrap();
+        let (kafka, catalog) = (Proxy::start(Speaks::Postgres), Proxy::start(kept_by.speaks()));
+        let parts = Parts::start_with(kept_by.parts(), place.offset, &[("KAFKA_PROXY_PORT", kafka.port.to_string())])?;
         kafka.lead_to(9294 + place.offset);
-        catalog.lead_to(5432 + place.offset);
-        let bootstrap = parts.get("KAFKA_BOOTSTRAP_SERVERS").unwrap().to_owned();
-        let through = parts.get("POSTGRES_URI").unwrap().replace(&format!(":{}/", 5432 + place.offset), &format!(":{}/", catalog.port));
-        place.start_cluster(
-            executors,
-            &[
-                "--conf",
-                &format!("kafka.bootstrap.servers=127.0.0.1:{}", kafka.port),
-                "--conf",
-                &format!("catalog.uri={through}"),
-                // A connection that is silently dead is given up after this long.
-                "--conf",
-                "streaming.kafka.stall-timeout=10s",
-            ],
-        );
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &bootstrap).create().unwrap();
-        let new = NewTopic::new(TOPIC, PARTITIONS as i32, TopicReplication::Fixed(1));
-        let made = block_on(admin.create_topics([&new], &AdminOptions::new())).unwrap();
-        assert!(made.iter().all(Result::is_ok), "{made:?}");
+        let port = kept_by.port() + place.offset;
+        catalog.lead_to(port);
+        let bootstrap = parts.get("KAFKA_BOOTSTRAP_SERVERS").to_owned();
+        let through = parts.get(kept_by.uri()).replacen(&format!(":{port}"), &format!(":{}", catalog.port), 1);
+        let mut conf: Vec<String> = [
+            format!("kafka.bootstrap.servers=127.0.0.1:{}", kafka.port),
+            format!("catalog.uri={through}"),
+            // A connection that is silently dead is given up after this long.
+            "streaming.kafka.stall-timeout=10s".to_owned(),
+        ]
+        .into_iter()
+        .flat_map(|pair| ["--conf".to_owned(), pair])
+        .collect();
+        if kept_by == Catalog::Rest {
+            conf.extend(parts.s3_conf());
+            conf.extend(parts.conf_of(&[("catalog.rest.credential", "REST_CREDENTIAL")]));
+        }
+        place.start_cluster(executors, &conf.iter().map(String::as_str).collect::<Vec<_>>());
+        Kafka::at(&bootstrap).create(TOPIC, PARTITIONS as i32);
         place.run(&["submit", "create_bronze_tables"]).ok();
         place.sql(&format!("CREATE TABLE bronze_numbered ({COLUMNS})"), &["--master", "local"]);
         let rows_per_batch = rows_per_batch.max(500).to_string();
@@ -81,7 +126,7 @@ impl Bed {
             kafka,
             catalog,
             parts,
-            _dir: dir,
+            kept_by,
             executors: executors.into(),
             rows_per_batch,
             driver_ends: 0,
@@ -117,7 +162,7 @@ impl Bed {
 
     /// Readers go around the proxies.
     fn direct(&self) -> Vec<String> {
-        let uri = format!("catalog.uri={}", self.parts.get("POSTGRES_URI").unwrap());
+        let uri = format!("catalog.uri={}", self.parts.get(self.kept_by.uri()));
         ["--master".to_owned(), "local[2]".to_owned(), "--conf".to_owned(), uri].into()
     }
 
@@ -221,9 +266,13 @@ impl Bed {
         assert_eq!(doubled[0]["n"], 0, "a data file is in the table twice");
         let Some(python) = python() else { return };
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/numbered_events.py");
-        let warehouse = self.place.path().join("warehouse");
-        let uri = self.parts.get("POSTGRES_URI").unwrap();
-        let output = Command::new(python).args([script, uri]).arg(warehouse).output().unwrap();
+        let mut command = Command::new(python);
+        command.args([script, self.parts.get(self.kept_by.uri())]);
+        match self.kept_by {
+            Catalog::Postgres => command.arg(format!("warehouse=file://{}", self.place.path().join("warehouse").display())),
+            Catalog::Rest => command.args(self.parts.python_properties()).arg(format!("credential={}", self.parts.get("REST_CREDENTIAL"))),
+        };
+        let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
         for (partition, count) in self.events.acknowledged(PATIENCE).iter().enumerate() {

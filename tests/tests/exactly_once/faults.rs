@@ -1,5 +1,6 @@
 //! What goes wrong. Each says whether it came while events were still to be read, and leaves nothing away that would not come back by itself.
 
+use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ pub enum Fault {
     KillBroker,
     BrokerFreeze,
     KillCatalog,
+    KillCatalogInCommit,
+    HaltBetweenTables,
+    IntrudeBetweenTables,
     CutKafka,
     HoldKafka,
     CutCatalog,
@@ -38,7 +42,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 21] = [
+    pub const ALL: [Fault; 22] = [
         Fault::KillDriver,
         Fault::LoseAnswer,
         Fault::KillBroker,
@@ -60,15 +64,29 @@ impl Fault {
         Fault::BrokerFreeze,
         Fault::SchedulerZombie,
         Fault::FrozenInCommit,
+        Fault::KillCatalogInCommit,
     ];
     /// Those that each go at another link of the chain, and do not take long.
     pub const SHORT: [Fault; 6] = [Fault::KillDriver, Fault::LoseAnswer, Fault::DriverZombie, Fault::CutCatalog, Fault::Compact, Fault::KillBroker];
+
+    /// What only a server can do that moves the tables of a commit one after the other; a database moves all or none. Everything else is tried on a REST
+    /// catalog too; a commit that is kept there has not begun at the server, and arrives when others have committed.
+    pub const ONE_BY_ONE: [Fault; 2] = [Fault::HaltBetweenTables, Fault::IntrudeBetweenTables];
+    /// The short form for a REST catalog: requests that were sent, and the above.
+    pub const SHORT_REST: [Fault; 6] = [
+        Fault::KillCatalogInCommit,
+        Fault::LoseAnswer,
+        Fault::HaltBetweenTables,
+        Fault::KillDriver,
+        Fault::IntrudeBetweenTables,
+        Fault::FrozenInCommit,
+    ];
 
     pub fn words(self) -> &'static str {
         match self {
             Fault::KillDriver => "driver: SIGKILL",
             Fault::DriverZombie => "driver: SIGSTOP, wakes beside its successor",
-            Fault::FrozenInCommit => "driver: SIGSTOP between UPDATE and COMMIT, wakes beside its successor",
+            Fault::FrozenInCommit => "driver: SIGSTOP within its commit, wakes beside its successor",
             Fault::KillExecutor => "executor: SIGKILL",
             Fault::KillTwoExecutors => "two executors: SIGKILL",
             Fault::ExecutorZombie => "executor: SIGSTOP, wakes after its work was given to others",
@@ -77,6 +95,9 @@ impl Fault {
             Fault::KillBroker => "broker: SIGKILL, started again",
             Fault::BrokerFreeze => "broker: SIGSTOP",
             Fault::KillCatalog => "catalog server: SIGKILL, started again",
+            Fault::KillCatalogInCommit => "catalog server: SIGKILL while it carries out a commit, started again",
+            Fault::HaltBetweenTables => "catalog server: dies between two tables of a commit, stays away",
+            Fault::IntrudeBetweenTables => "another commit between two tables of a commit",
             Fault::CutKafka => "network to the broker: cut",
             Fault::HoldKafka => "network to the broker: silent",
             Fault::CutCatalog => "network to the catalog: cut",
@@ -120,7 +141,7 @@ impl Fault {
                 bed.catalog.lose(Commits::Pass);
                 let hit = bed.catalog.keeps() && at_work && alive(&mut bed.driver) && signal(bed.driver.id().into(), "STOP");
                 let mut zombie = bed.replace_driver();
-                // The server gives its rows free, or nobody could go on.
+                // PostgreSQL gives its rows free, or nobody could go on.
                 bed.await_some();
                 bed.await_some();
                 bed.catalog.release();
@@ -161,25 +182,48 @@ impl Fault {
                 at_work
             }
             Fault::KillBroker => {
-                let pid = bed.parts.pid("kafka").unwrap();
-                signal(pid.into(), "KILL");
+                signal(bed.parts.pid("kafka"), "KILL");
                 pause(dice, 100, 2_000);
                 bring_up(bed, "kafka");
                 at_work
             }
             Fault::BrokerFreeze => {
-                let pid = bed.parts.pid("kafka").unwrap();
-                signal(pid.into(), "STOP");
+                let pid = bed.parts.pid("kafka");
+                signal(pid, "STOP");
                 pause(dice, 1_000, 8_000);
-                signal(pid.into(), "CONT");
+                signal(pid, "CONT");
                 at_work
             }
             Fault::KillCatalog => {
-                let pid = bed.parts.pid("postgres").unwrap();
-                signal(pid.into(), "KILL");
-                pause(dice, 100, 2_000);
-                bring_up(bed, "postgres");
+                kill_catalog(bed, dice);
                 at_work
+            }
+            Fault::KillCatalogInCommit => {
+                bed.catalog.lose(Commits::Keep);
+                wait_for("a commit", PATIENCE, || (bed.catalog.keeps() || !bed.at_work()).then_some(()));
+                bed.catalog.lose(Commits::Pass);
+                let hit = bed.catalog.keeps() && at_work;
+                bed.catalog.release();
+                // Somewhere within the work that it makes.
+                pause(dice, 0, 60);
+                kill_catalog(bed, dice);
+                hit
+            }
+            Fault::HaltBetweenTables => {
+                let server = bed.kept_by.server();
+                let hit = at_work && stop_between(bed, "halt-between");
+                // Longer than a driver looks for the outcome of its commit.
+                pause(dice, 9_000, 12_000);
+                bring_up(bed, server);
+                hit
+            }
+            Fault::IntrudeBetweenTables => {
+                let hit = at_work && stop_between(bed, "hold-between");
+                if hit {
+                    bed.sql(&format!("ALTER TABLE bronze_numbered SET TBLPROPERTIES ('intruded' = '{}')", dice.below(1_000_000)));
+                }
+                let _let_go = std::fs::remove_file(Path::new(bed.parts.get("REST_FAULTS")).join("held-between"));
+                hit
             }
             Fault::CutKafka | Fault::CutCatalog => {
                 let proxy = if self == Fault::CutKafka { &bed.kafka } else { &bed.catalog };
@@ -225,10 +269,26 @@ fn alive(child: &mut Child) -> bool {
 
 /// A part that was killed holds on to its port and its files for a moment.
 fn bring_up(bed: &mut Bed, name: &str) {
-    wait_for(name, PATIENCE, || bed.parts.up(name).ok());
+    wait_for(name, PATIENCE, || bed.parts.try_up(name).ok());
 }
 
-/// Lets the next COMMIT of the stream be lost; whether one was.
+/// Lets the server stop between the tables of the next commit that moves several; whether one came.
+fn stop_between(bed: &Bed, fault: &str) -> bool {
+    let file = Path::new(bed.parts.get("REST_FAULTS")).join(fault);
+    std::fs::write(&file, "").unwrap();
+    wait_for("a commit of several tables", PATIENCE, || (!file.exists() || !bed.at_work()).then_some(()));
+    // None came: then none shall.
+    std::fs::remove_file(&file).is_err()
+}
+
+fn kill_catalog(bed: &mut Bed, dice: &mut Dice) {
+    let server = bed.kept_by.server();
+    signal(bed.parts.pid(server), "KILL");
+    std::thread::sleep(Duration::from_millis(100 + dice.below(1_900)));
+    bring_up(bed, server);
+}
+
+/// Lets the next commit of the stream be lost; whether one was.
 fn lose_commit(bed: &mut Bed, what: Commits) -> bool {
     let before = bed.catalog.lost_commits();
     bed.catalog.lose(what);
