@@ -170,6 +170,15 @@ impl std::ops::DerefMut for Guarded {
     }
 }
 
+impl Guarded {
+    /// Ends a stream as Ctrl-C does: in order, whether it calls itself done or interrupted.
+    pub fn interrupt(mut self) {
+        signal(self.0.id().into(), "INT");
+        let code = self.0.wait().unwrap().code();
+        assert!(matches!(code, Some(0 | 130)), "the stream ended with {code:?}");
+    }
+}
+
 impl Drop for Guarded {
     fn drop(&mut self) {
         let _gone = self.0.kill();

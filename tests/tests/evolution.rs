@@ -9,7 +9,7 @@ use chainalytics_tests::avro::{self, branch, decimal, double, float, long, text}
 use chainalytics_tests::kafka::Kafka;
 use chainalytics_tests::registry::Registry;
 use chainalytics_tests::third_party::Parts;
-use chainalytics_tests::{Guarded, Place, signal, wait_for};
+use chainalytics_tests::{Guarded, Place, wait_for};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -91,12 +91,6 @@ impl Bed {
             assert!(snapshot["summary"].to_string().contains("offsets"), "{table}: no batch of the stream: {snapshot}");
         }
         evolved.len()
-    }
-
-    /// Ends a stream in order.
-    fn stop(&self, mut driver: Guarded) {
-        signal(driver.id().into(), "INT");
-        assert!(driver.wait().unwrap().success(), "{}", self.place.spawned_logs());
     }
 }
 
@@ -235,7 +229,7 @@ fn avro_writers_change_in_mid_stream() {
     let expected = [("e0", "12345678901234.56"), ("e1", "123.45"), ("e2", "1.23"), ("e3", "19.99")];
     assert_eq!(prices, expected.map(|(id, price)| json!({"id": id, "p": price})));
     // It went on, in the same process; nothing is left for the next.
-    bed.stop(driver);
+    driver.interrupt();
     bed.place.assert_each_once("orders", "bronze_orders", 117);
     assert_eq!(bed.evolved_with_rows("bronze_orders"), changes, "incompatible schemas change no table");
 
@@ -311,7 +305,7 @@ fn json_schema_writers_change_in_mid_stream() {
     let dead = bed.dead_letters("parcels");
     assert!(matches!(dead.as_slice(), [(34, code, why)] if code == "incompatible_schema" && why.contains("'size'") && why.contains(&format!("schema {alien}"))), "{dead:?}");
     assert_eq!(bed.place.number("SELECT count(*) FROM bronze_parcels WHERE id IN ('d0', 'd1')", &LOCAL), 2);
-    bed.stop(driver);
+    driver.interrupt();
     bed.place.assert_each_once("parcels", "bronze_parcels", 37);
 }
 
@@ -345,6 +339,6 @@ fn incompatible_writers_raise_an_alert() {
     bed.place.run(&["submit", "late_data_handler", "--", "--topics", "user-events"]).ok();
     let alerts = bed.place.sql("SELECT severity AS s, value AS v FROM late_data_alerts WHERE alert_type = 'INCOMPATIBLE_SCHEMA'", &LOCAL);
     assert_eq!(alerts, [json!({"s": "critical", "v": 2.0})]);
-    bed.stop(driver);
+    driver.interrupt();
     bed.place.assert_each_once("user-events", "bronze_user_events", 2_004);
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use chainalytics_tests::kafka::Kafka;
 use chainalytics_tests::numbered::{COLUMNS, MALFORMED_EVERY, Numbered, PARTITIONS, TOPIC, malformed};
 use chainalytics_tests::third_party::Parts;
-use chainalytics_tests::{Guarded, Place, python, signal, wait_for};
+use chainalytics_tests::{Guarded, Place, python, wait_for};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -125,8 +125,7 @@ fn read_meanwhile(name: &str, place: &Place, bootstrap: &str, reader: Command) {
     reader.ask();
     let rows = wait_for("the last read", PATIENCE, || reader.answer()).rows();
     assert_eq!(rows, all.iter().map(|count| count - malformed(*count)).collect::<Vec<_>>(), "{name}'s last read");
-    signal(driver.id().into(), "INT");
-    assert!(driver.wait().unwrap().success(), "{}", place.spawned_logs());
+    driver.interrupt();
 
     // It was what it was meant to be.
     let commits = place.number("SELECT count(*) FROM bronze_numbered.metadata_log_entries", &LOCAL);
