@@ -9,19 +9,13 @@ use std::process::{Child, Command, Stdio};
 use chainalytics_common::{Error, ErrorCode};
 
 use super::proc::ProcessId;
-use super::state::{Role, io_error};
+use super::state::io_error;
 use crate::error::{CliError, CliResult};
 
 /// Bytes of a log's end that a message shows at most.
 const TAIL_BYTES: u64 = 4096;
 /// Lines of a log's end that a message shows at most.
 const TAIL_LINES: usize = 15;
-/// How long mimalloc keeps freed memory before it gives it back to the system, in milliseconds (10 by default).
-const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
-const PURGE_DELAY_MS: &str = "500";
-/// Heaps of the C library, which librdkafka and zstd use: by default eight a core, each of which keeps what was freed.
-const C_HEAPS: &str = "MALLOC_ARENA_MAX";
-const C_HEAPS_MAX: &str = "2";
 
 /// A process that this command has just started.
 #[derive(Debug)]
@@ -63,14 +57,6 @@ pub fn spawn(name: &str, args: &[String], log: &Path) -> CliResult<Started> {
         if name.to_str().is_some_and(|name| name.starts_with("CHAINALYTICS_")) {
             command.env_remove(name);
         }
-    }
-    // Queries free and take large buffers all the time: given back at once, their pages are zeroed again and again: six per cent of the CPU time where much
-    // is shuffled.
-    if name.starts_with(Role::Executor.command()) && std::env::var_os(PURGE_DELAY).is_none() {
-        command.env(PURGE_DELAY, PURGE_DELAY_MS);
-    }
-    if std::env::var_os(C_HEAPS).is_none() {
-        command.env(C_HEAPS, C_HEAPS_MAX);
     }
     // SAFETY: setsid is async-signal-safe, and nothing else runs between fork and exec.
     unsafe {
