@@ -169,7 +169,7 @@ keys! {
     SCHEDULER_MIN_EXECUTORS: usize = "scheduler.min-executors", "1", false, "Executors that /readyz waits for.";
     SCHEDULER_EXECUTOR_WAIT_TIMEOUT: Duration = "scheduler.executor-wait-timeout", "60s", false, "How long queries wait while no executor is there before they fail; 0s is for ever.";
     SCHEDULER_JOB_DATA_TTL: Duration = "scheduler.job-data-ttl", "10m", false, "How long shuffle files of an ended query are kept.";
-    SCHEDULER_JOB_STATE_TTL: Duration = "scheduler.job-state-ttl", "1h", false, "How long an ended query is kept in memory.";
+    SCHEDULER_JOB_STATE_TTL: Duration = "scheduler.job-state-ttl", "5m", false, "How long an ended query is kept in memory and shown by the scheduler; the history server shows it for good.";
     SCHEDULER_RUNS_KEPT: u32 = "scheduler.runs-kept", "10000", false, "Ended runs that the scheduler remembers, with their driver logs; the history server keeps the rest by its event logs.";
     SCHEDULER_DRIVER_TIMEOUT: Duration = "scheduler.driver-timeout", "30s", false, "A driver that gives no sign for so long is lost.";
     SCHEDULER_REPORT_INTERVAL: Duration = "scheduler.report-interval", "1s", false, "Time between signs of drivers.";

@@ -17,7 +17,7 @@ use crate::table::{Refs, SnapshotTexts, encode_metadata, parse_metadata, referen
 const METADATA_FILES_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 const MANIFEST_LISTS_MAX: NonZeroUsize = NonZeroUsize::new(128).unwrap();
 /// What all cached manifests may take, bytes; one that would take more than half of it is read anew each time.
-const MANIFEST_BYTES_MAX: usize = 128 << 20;
+const MANIFEST_BYTES_MAX: usize = 32 << 20;
 /// What the texts of all tables' snapshots may take, bytes.
 const SNAPSHOT_TEXT_BYTES_MAX: usize = 64 << 20;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];

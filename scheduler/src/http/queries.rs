@@ -101,7 +101,7 @@ pub(super) async fn detail(state: &HttpState, job_id: &str) -> Result<QueryDetai
 fn not_found(job_id: &str) -> HttpError {
     let message = format!("query {job_id} is not known to this scheduler");
     let mut error = HttpError::not_found("QUERY_NOT_FOUND", message);
-    error.body.remedy = "The history server shows queries of earlier schedulers.".to_owned();
+    error.body.remedy = "The history server shows queries that ended longer ago, and those of earlier schedulers.".to_owned();
     error
 }
 
