@@ -52,6 +52,7 @@ struct World {
     guard: Guard,
     job_state: Arc<dyn JobState>,
     stop: CancellationToken,
+    _dir: tempfile::TempDir,
 }
 
 impl Drop for World {
@@ -69,11 +70,11 @@ impl World {
             logical_codec: Arc::new(BallistaLogicalExtensionCodec::default()),
             physical_codec: Arc::new(BallistaPhysicalExtensionCodec::default()),
         };
-        let dir = std::env::temp_dir().join(format!("chainalytics-guard-{}", uuid::Uuid::new_v4()));
-        let (ballista, job_state) = ballista::start(&test_options(&dir), engine, &guard).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (ballista, job_state) = ballista::start(&test_options(dir.path()), engine, &guard).await.unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(guard.clone().run(stop.clone()));
-        Self { ballista, guard, job_state, stop }
+        Self { ballista, guard, job_state, stop, _dir: dir }
     }
 
     /// An executor with a lease; answers a token that ends its server.
