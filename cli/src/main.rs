@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod demo;
 mod error;
+mod heap;
 mod output;
 mod progress;
 mod registry;
@@ -30,7 +31,7 @@ use crate::error::{CliError, EXIT_FAILED};
 const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
 
 fn main() -> ExitCode {
-    bound_heaps();
+    heap::bound();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(error::print_usage(&error)),
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_FAILED);
         }
     };
+    heap::trim_in_background(&runtime);
     // A defect ends with the exit code of failed work, not with one of its own; the panic itself has been printed.
     let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on(commands::run(cli))));
     // A prompt or a blocked read must not keep the process.
@@ -56,19 +58,3 @@ fn main() -> ExitCode {
         }
     }
 }
-
-/// As many heaps as cores. glibc makes eight a core, each of which keeps what was freed in it; so bounded it takes half the memory of other allocators under
-/// queries and streams, and less of the processor's time (benches/README.md).
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn bound_heaps() {
-    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-    if std::env::var_os("MALLOC_ARENA_MAX").is_none()
-        && let Ok(cores) = libc::c_int::try_from(cores)
-    {
-        // SAFETY: only a number of the allocator's is set, before any other thread runs.
-        let _set = unsafe { libc::mallopt(libc::M_ARENA_MAX, cores) };
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn bound_heaps() {}
