@@ -64,6 +64,12 @@ impl Parts {
         text.trim().parse().map_err(|e| format!("no pid in {}: {e}", path.display()))
     }
 
+    /// Where a part's own output goes.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.join(name).join("log")
+    }
+
     /// What the parts say of themselves, such as `KAFKA_BOOTSTRAP_SERVERS`.
     ///
     /// # Errors

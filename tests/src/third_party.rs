@@ -1,6 +1,7 @@
 //! Real servers beside the binary: `scripts/parts` installs, starts and stops them. They need Java, so they run only if TEST_PARTS is set (`make test` sets it).
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
 use chainalytics_benches::parts;
@@ -61,6 +62,11 @@ impl Parts {
     /// Process id of a running part.
     pub fn pid(&self, name: &str) -> i64 {
         self.parts.pid(name).unwrap().into()
+    }
+
+    /// Where a part's own output goes.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.parts.log(name)
     }
 
     /// What a part says about itself.

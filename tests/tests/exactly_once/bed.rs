@@ -226,12 +226,13 @@ impl Bed {
         }
     }
 
-    /// The end of what the streams said.
+    /// The end of what the streams and the catalog's server said.
     fn last_words(&self) -> String {
         let logs = std::fs::read_dir(self.place.path()).unwrap().flatten().map(|entry| entry.path());
         let mut logs: Vec<_> = logs.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spawn-"))).collect();
         logs.sort_by_key(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok());
-        let tails = logs.iter().rev().take(3).map(|path| {
+        let server = self.parts.log(self.kept_by.server());
+        let tails = logs.iter().rev().take(3).chain([&server]).map(|path| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             format!("{}:\n{}", path.display(), lines[lines.len().saturating_sub(12)..].join("\n"))
